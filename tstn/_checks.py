@@ -1,0 +1,124 @@
+"""Errors about arguments: each names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MODES = ("bilinear", "nearest")
+PADDING_MODES = ("zeros", "border", "reflection")
+INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def shape(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape as a plain tuple, for messages."""
+    return tuple(tensor.shape)
+
+
+def require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+
+
+def require_floating(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype; got {tensor.dtype}")
+
+
+def require_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on the input's device, {device}; got {tensor.device}")
+
+
+def require_image(input: Tensor) -> None:
+    require_tensor("input", input)
+    if input.dtype not in INPUT_DTYPES:
+        raise TypeError(f"input must be float16, bfloat16, float32 or float64; got {input.dtype}")
+    if input.dim() != 4:
+        raise ValueError(f"input must have shape (N, C, H, W); got {shape(input)}")
+    if input.shape[2] == 0 or input.shape[3] == 0:
+        raise ValueError(f"input must have at least one pixel; got shape {shape(input)}")
+
+
+def require_option(name: str, value: object, options: Sequence[str]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string; got {type(value).__name__}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+
+
+def require_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool; got {type(value).__name__}")
+
+
+def require_size(size: object) -> tuple[int, int]:
+    if not isinstance(size, Sequence) or isinstance(size, str):
+        raise TypeError(f"size must be (H_out, W_out); got {type(size).__name__}")
+    if not all(isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) for n in size):
+        raise TypeError(f"size must hold two ints, (H_out, W_out); got {tuple(size)!r}")
+    if len(size) != 2 or size[0] < 1 or size[1] < 1:
+        raise ValueError(f"size must be two positive ints, (H_out, W_out); got {tuple(size)!r}")
+    return size[0], size[1]
+
+
+def require_theta(
+    theta: Tensor, theta_shape: tuple[int, ...], input: Tensor, input_index: Tensor | None
+) -> int | None:
+    """Check theta's shape against the input's batch; return K of (N, K, *theta_shape), or None for (M, *theta_shape)."""
+    require_tensor("theta", theta)
+    require_floating("theta", theta)
+    require_device("theta", theta, input.device)
+    batch = input.shape[0]
+    extra = theta.dim() - len(theta_shape)
+    if extra not in (1, 2) or tuple(theta.shape[extra:]) != theta_shape:
+        trailing = ", ".join(map(str, theta_shape))
+        raise ValueError(f"theta must have shape (M, {trailing}) or (M, K, {trailing}); got {shape(theta)}")
+    if extra == 2:
+        if input_index is not None:
+            raise ValueError(f"theta must have one batch dimension when input_index is given; got shape {shape(theta)}")
+        if theta.shape[0] != batch:
+            raise ValueError(
+                f"theta of shape (N, K, ...) must have the input's N = {batch}; got {shape(theta)}"
+            )
+        return theta.shape[1]
+    if input_index is None and batch != 1 and theta.shape[0] != batch:
+        raise ValueError(
+            f"theta must have one entry per input, N = {batch}, or the input N = 1; got {shape(theta)}. "
+            "Use (N, K, ...) for K views of each input, or input_index to say which input each theta reads"
+        )
+    return None
+
+
+def require_input_index(input_index: Tensor, thetas: int, input: Tensor) -> None:
+    require_tensor("input_index", input_index)
+    if input_index.dtype != torch.int64:
+        raise TypeError(f"input_index must be int64; got {input_index.dtype}")
+    if input_index.dim() != 1 or input_index.shape[0] != thetas:
+        raise ValueError(f"input_index must have shape ({thetas},), one entry per theta; got {shape(input_index)}")
+    require_device("input_index", input_index, input.device)
+    # On a GPU reading the values would stall the stream; there the kernels turn a bad entry into NaN.
+    if input_index.device.type == "cpu" and not torch.compiler.is_compiling() and thetas > 0:
+        low, high = (int(v) for v in input_index.aminmax())
+        if low < 0 or high >= input.shape[0]:
+            raise ValueError(
+                f"input_index must lie in [0, {input.shape[0]}); got values from {low} to {high}"
+            )
+
+
+def require_fill(fill_value: object, padding_mode: str, input: Tensor) -> None:
+    if fill_value is None:
+        return
+    if padding_mode != "zeros":
+        raise ValueError(f"fill_value needs padding_mode='zeros'; got padding_mode={padding_mode!r}")
+    if isinstance(fill_value, Tensor):
+        require_floating("fill_value", fill_value)
+        if fill_value.dim() != 1 or fill_value.shape[0] != input.shape[1]:
+            raise ValueError(
+                f"fill_value must be a float or have shape (C,) = ({input.shape[1]},); got {shape(fill_value)}"
+            )
+        require_device("fill_value", fill_value, input.device)
+    elif isinstance(fill_value, bool) or not isinstance(fill_value, (int, float)):
+        raise TypeError(f"fill_value must be None, a float or a (C,) tensor; got {type(fill_value).__name__}")

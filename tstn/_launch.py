@@ -1,0 +1,2 @@
+def forward(*a): raise RuntimeError
+def backward(*a): raise RuntimeError

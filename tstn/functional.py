@@ -1,0 +1,151 @@
+"""The functions users call: they check arguments, give theta its batch, and hand over to :mod:`tstn.ops`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tstn import _checks, ops
+from tstn._warp import Warp
+from tstn.transforms import NAMED, Transform, as_transform
+
+
+def spatial_transform(
+    input: Tensor,
+    theta: Tensor,
+    transform: str | Transform = "affine",
+    size: tuple[int, int] | None = None,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    fill_value: float | Tensor | None = None,
+    align_corners: bool = False,
+    input_index: Tensor | None = None,
+) -> Tensor:
+    """Warp images by a parametrised transform, with no sampling grid in memory.
+
+    Output pixel (x, y) of sample m is ``input`` sampled at ``T_theta[m](x, y)``, eq. 1 and 3 of Jaderberg et al.
+    2015. Values and gradients are those of ``affine_grid`` followed by ``grid_sample``.
+
+    Convention:
+        theta maps target to source, (x, y) with x to the right, normalised to [-1, 1]; see :mod:`tstn.transforms`.
+        Coordinates are computed in float32 (float64 for a float64 input) whatever the dtypes, also under autocast.
+        NaN, infinite and huge coordinates sample the outside. Where padding clips a coordinate, and with
+        ``mode="nearest"``, its gradient is zero; at a whole pixel x the derivative is that of x + 0.
+
+    Args:
+        input: (N, C, H, W), float16, bfloat16, float32 or float64; any strides.
+        theta: (M, *P) or (N, K, *P), any floating dtype, P = ``transform.theta_shape``. M == N pairs thetas with
+            inputs; N == 1 gives M views of the one image; (N, K, *P) gives K views of each input.
+        transform: ``"translation"``, ``"attention"``, ``"similarity"``, ``"affine"``, ``"grid"`` or a
+            :class:`~tstn.transforms.Transform`.
+        size: (H_out, W_out); None: the input's.
+        mode: ``"bilinear"`` or ``"nearest"`` (halves to even).
+        padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``, as in ``grid_sample``.
+        fill_value: What lies outside, a float or one value per channel (C,), differentiable; only with
+            ``padding_mode="zeros"``. out = sum of the inside taps + (1 - sum of their weights) * fill_value.
+        align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
+        input_index: (M,) int64, the input that each theta reads. On a GPU an entry out of range gives NaN.
+
+    Returns:
+        (M, C, H_out, W_out), or (N, K, C, H_out, W_out) for theta (N, K, *P), in the input's dtype and memory format.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, device or option is wrong.
+        RuntimeError: If the backend ``"triton"`` was asked for and cannot run.
+    """
+    _checks.require_image(input)
+    transform = as_transform(transform)
+    size = (input.shape[2], input.shape[3]) if size is None else _checks.require_size(size)
+    _checks.require_option("mode", mode, _checks.MODES)
+    _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
+    _checks.require_bool("align_corners", align_corners)
+    _checks.require_fill(fill_value, padding_mode, input)
+    theta_shape = transform.shape_for(size)
+    views = _checks.require_theta(theta, theta_shape, input, input_index)
+    if views is not None:
+        theta = theta.flatten(0, 1)
+    if input_index is not None:
+        _checks.require_input_index(input_index, theta.shape[0], input)
+
+    fill = fill_value if isinstance(fill_value, Tensor) else None
+    constant = 0.0 if fill_value is None or fill is not None else float(fill_value)
+    warp = Warp(transform, size, mode, padding_mode, align_corners, constant)
+    out = ops.spatial_transform(input, theta.flatten(1), fill, input_index, warp)
+    return out if views is None else out.unflatten(0, (input.shape[0], views))
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    """Drop-in for :func:`torch.nn.functional.grid_sample` on images (N, C, H, W).
+
+    Beyond it: ``input`` and ``grid`` may have different dtypes (half images with float32 grids), one image serves
+    many grids, and the output keeps the input's memory format.
+
+    Convention:
+        As :func:`spatial_transform` with ``transform="grid"``.
+
+    Args:
+        input: (N, C, H, W), float16, bfloat16, float32 or float64.
+        grid: (M, H_out, W_out, 2), normalised source coordinates (x, y), any floating dtype; M == N or N == 1.
+        mode: ``"bilinear"`` or ``"nearest"``.
+        padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``.
+        align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
+
+    Returns:
+        (M, C, H_out, W_out).
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, device or option is wrong.
+    """
+    _checks.require_tensor("grid", grid)
+    if grid.dim() != 4 or grid.shape[-1] != 2:
+        raise ValueError(f"grid must have shape (M, H_out, W_out, 2); got {_checks.shape(grid)}")
+    return spatial_transform(
+        input,
+        grid,
+        NAMED["grid"],
+        (grid.shape[1], grid.shape[2]),
+        mode=mode,
+        padding_mode=padding_mode,
+        align_corners=align_corners,
+    )
+
+
+def sampling_grid(
+    theta: Tensor, transform: str | Transform, size: tuple[int, int], align_corners: bool = False
+) -> Tensor:
+    """The sampling grid that :func:`spatial_transform` never builds, in plain, differentiable PyTorch.
+
+    Convention:
+        Normalised source coordinates (x, y) of every target pixel, as ``grid_sample`` takes them.
+
+    Args:
+        theta: (..., *P), P = ``transform.theta_shape``, any floating dtype.
+        transform: A name or a :class:`~tstn.transforms.Transform`.
+        size: (H_out, W_out).
+        align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
+
+    Returns:
+        (..., H_out, W_out, 2), float32 (float64 for a float64 theta).
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If theta's shape does not end in P, or ``size`` is not two positive ints.
+    """
+    transform = as_transform(transform)
+    size = _checks.require_size(size)
+    _checks.require_bool("align_corners", align_corners)
+    _checks.require_tensor("theta", theta)
+    _checks.require_floating("theta", theta)
+    expected = transform.shape_for(size)
+    if theta.dim() < len(expected) or tuple(theta.shape[theta.dim() - len(expected) :]) != expected:
+        trailing = ", ".join(map(str, expected))
+        raise ValueError(f"theta must have shape (..., {trailing}); got {_checks.shape(theta)}")
+    return transform.grid(theta, size, align_corners)
