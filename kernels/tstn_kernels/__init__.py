@@ -1,0 +1,7 @@
+"""The Triton kernels of tstn. Imports neither torch nor tstn."""
+
+from tstn_kernels.backward import finish_backward_kernel, sample_backward_kernel
+from tstn_kernels.forward import sample_forward_kernel
+from tstn_kernels.maps import MAPS
+
+__all__ = ["MAPS", "finish_backward_kernel", "sample_backward_kernel", "sample_forward_kernel"]
