@@ -21,9 +21,9 @@ class Config:
 PIXELS_C1 = Config(tile_h=16, tile_w=8, block_c=1, num_warps=4)
 PIXELS_C2 = Config(tile_h=16, tile_w=8, block_c=2, num_warps=4)
 PIXELS = Config(tile_h=16, tile_w=8, block_c=4, num_warps=4)
-# Lanes over channels: 32 channels of float32, or 64 of a half type, are eight 16-byte accesses side by side.
+# Lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each.
+CHANNELS = Config(tile_h=4, tile_w=4, block_c=64, num_warps=4)
 CHANNELS_FEW = Config(tile_h=8, tile_w=8, block_c=8, num_warps=4)
-CHANNELS = Config(tile_h=4, tile_w=8, block_c=64, num_warps=4)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4, num_warps=4)
 
@@ -42,7 +42,7 @@ def choose(channels_last: bool, channels: int) -> Config:
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:
-    """The run of channels one program has, a multiple of ``config.block_c``, given ``programs`` without a split."""
+    """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
     blocks = -(-channels // config.block_c)
     splits = min(blocks, max(1, ENOUGH_PROGRAMS // max(programs, 1)))
     return -(-blocks // splits) * config.block_c

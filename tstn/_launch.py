@@ -214,9 +214,7 @@ def _cut(input: Tensor, theta: Tensor, warp: Warp, splittable: bool) -> tuple[_c
     config = _configs.INTERPRETER if INTERPRETED else _configs.choose(is_channels_last(input), channels)
     height, width = warp.size
     programs = theta.shape[0] * -(-height // config.tile_h) * -(-width // config.tile_w)
-    if not splittable or INTERPRETED:
-        return config, programs, channels
-    run_of_channels = _configs.channels_per_program(config, programs, channels)
+    run_of_channels = _configs.channels_per_program(config, programs if splittable else INT32_MAX, channels)
     return config, programs * -(-channels // run_of_channels), run_of_channels
 
 

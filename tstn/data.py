@@ -110,7 +110,9 @@ def load_mnist(root: str | Path | None = None, download: bool = True) -> Digits:
         DataError: If a file is missing and cannot be downloaded, or is damaged.
     """
     root = default_root() if root is None else Path(root)
-    train_images, train_labels, test_images, test_labels = (_mnist_file(root, name, download) for name in MNIST_MD5)
+    train_images, train_labels, test_images, test_labels = (
+        _mnist_file(root, name, download) for name in MNIST_MD5
+    )
     for split, images, labels in (("train", train_images, train_labels), ("t10k", test_images, test_labels)):
         if images.shape != (len(labels), 28, 28) or labels.dim() != 1:
             raise DataError(
@@ -118,7 +120,10 @@ def load_mnist(root: str | Path | None = None, download: bool = True) -> Digits:
                 f"got {tuple(images.shape)} and {tuple(labels.shape)}"
             )
     return Digits(
-        train_images[:, None].float() / 255, train_labels.long(), test_images[:, None].float() / 255, test_labels.long()
+        train_images[:, None].float() / 255,
+        train_labels.long(),
+        test_images[:, None].float() / 255,
+        test_labels.long(),
     )
 
 
@@ -198,7 +203,9 @@ def read_idx(path: Path) -> Tensor:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(f"{path} is not an idx file: it must start with two zero bytes; got {content[:4].hex(' ')!r}")
+        raise DataError(
+            f"{path} is not an idx file: it must start with two zero bytes; got {content[:4].hex(' ')!r}"
+        )
     dtype, dims = content[2], content[3]
     if dtype != 0x08:
         raise DataError(f"{path} must hold unsigned bytes, idx type 0x08; got {dtype:#04x}")
@@ -309,7 +316,9 @@ def batches(
         ValueError: If there are fewer images than a batch needs.
     """
     if not 0 < batch_size <= len(images):
-        raise ValueError(f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}")
+        raise ValueError(
+            f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}"
+        )
     while True:
         order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
         for index in order.split(batch_size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import io
 import json
 import platform
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
 CANVAS = 42
 TEST_SEED = 1
 MODELS: dict[str, Callable[[], nn.Module]] = {"FCN": lambda: FCN(CANVAS), "ST-FCN": lambda: STFCN(CANVAS)}
-DATASETS = {"digits": "scikit-learn digits", "mnist": "MNIST"}
+DATASETS = {"digits": "scikit-learn digits", "mnist": "MNIST digits"}
 MEASUREMENTS = 25
 
-# Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
-BLUE, VERMILION, INK, GREY = "#0072b2", "#d55e00", "#222222", "#767676"
+# Blue and vermilion after Okabe and Ito, which colour-blind people tell apart. Blue is the transformer, vermilion is
+# wrong.
+BLUE, VERMILION, INK, GREY = "#2a8fd0", "#d55e00", "#222222", "#767676"
 
 
 @dataclass
@@ -119,7 +121,8 @@ def train(
                 continue
             mean_loss = total.item() / since
             result.seconds += time.perf_counter() - started
-            result.error = 100 * (predict(model, test_images) != digits.test_labels).float().mean().item()
+            wrong = (predict(model, test_images) != digits.test_labels).sum().item()
+            result.error = 100 * wrong / len(test_images)
             result.iteration.append(step)
             result.train_loss.append(mean_loss)
             result.test_error.append(result.error)
@@ -143,16 +146,20 @@ def table(results: dict[str, Result], iterations: int) -> str:
 
 @torch.no_grad()
 def picture(
-    models: dict[str, nn.Module], results: dict[str, Result], test_images: Tensor, labels: Tensor, title: str
+    models: dict[str, nn.Module],
+    results: dict[str, Result],
+    test_images: Tensor,
+    labels: Tensor,
+    subtitle: str,
 ) -> bytes:
-    """Draw what the transformer does with a test image of each class, and the learning curves.
+    """Draw what the transformer makes of a test image of each class, and the learning curves.
 
     Args:
         models: The trained ``"FCN"`` and ``"ST-FCN"``.
         results: Theirs.
-        test_images: (N, 1, H, W).
+        test_images: (N, 1, H, W), H == W.
         labels: (N,), in 0 to 9.
-        title: What the data is.
+        subtitle: What the data is.
 
     Returns:
         A PNG, 1600 pixels wide.
@@ -164,71 +171,234 @@ def picture(
     chosen = torch.stack([(labels == c).int().argmax() for c in labels.unique()])
     images, truth = test_images[chosen], labels[chosen].tolist()
     seen = {name: predict(model, images).tolist() for name, model in models.items()}
-    transformer = models["ST-FCN"].get_submodule("transformer")
-    crops, theta = transformer(images)
-    size = images.shape[-1]
-    corners = (tstn.Affine().corners(theta) + 1) * size / 2 - 0.5
+    crops, theta = models["ST-FCN"].get_submodule("transformer")(images)
+    corners = _to_pixels(tstn.Affine().corners(theta), images.shape[-1])
 
-    figure = Figure(figsize=(8, 5.4), dpi=200, facecolor="white")
+    figure = Figure(figsize=(8, 5.6), dpi=200, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    figure.text(0.03, 0.945, "A spatial transformer finds the digit and sets it upright", size=13, color=INK)
-    figure.text(0.03, 0.905, title, size=7.5, color=GREY)
+    figure.text(0.025, 0.94, "A spatial transformer learns where to look", size=14, color=INK)
+    figure.text(0.025, 0.902, subtitle, size=7.5, color=GREY)
 
-    columns, left, width, gap = 5, 0.095, 0.098, 0.012
-    height = width * 8 / 5.4
-    for k in range(len(truth)):
-        row, column = divmod(k, columns)
-        x = left + column * (width + gap)
-        top = 0.86 - row * 0.435
+    left, width, gap = 0.1, 0.102, 0.008
+    height, gap_y = (length * figure.get_figwidth() / figure.get_figheight() for length in (width, gap))
+    for k, label in enumerate(truth):
+        row, column = divmod(k, 5)
+        x, top = left + column * (width + gap), 0.86 - row * 0.43
+        bottom = top - 2 * height - gap_y
+        lines = [bottom - 0.023 - 0.024 * i for i in range(3)]
         above = figure.add_axes((x, top - height, width, height))
-        below = figure.add_axes((x, top - 2 * height - 0.012, width, height))
-        _show(above, images[k, 0])
-        _show(below, crops[k, 0])
-        _outline(above, corners[k])
-        for line, name in enumerate(("FCN", "ST-FCN")):
-            right = seen[name][k] == truth[k]
-            figure.text(
-                x + width / 2,
-                top - 2 * height - 0.042 - 0.027 * line,
-                f"{seen[name][k]} {'✓' if right else '✗'}",
-                ha="center",
-                size=7.5,
-                color=BLUE if right else VERMILION,
-                weight="normal" if right else "bold",
-            )
+        below = figure.add_axes((x, bottom, width, height))
+        _show(above, images[k])
+        _show(below, crops[k])
+        above.fill(*corners[k].T.cpu().numpy(), fill=False, edgecolor=BLUE, linewidth=1.2)
+        figure.text(x + width / 2, lines[0], str(label), ha="center", va="center", size=7, color=GREY)
+        for y, name in zip(lines[1:], ("FCN", "ST-FCN"), strict=True):
+            right = seen[name][k] == label
+            text, color = f"{seen[name][k]} {'✓' if right else '✗'}", INK if right else VERMILION
+            weight = "normal" if right else "bold"
+            figure.text(x + width / 2, y, text, ha="center", va="center", size=7, color=color, weight=weight)
         if column == 0:
-            for y, text in (
-                (top - height / 2, "input,\nand where\nST looks"),
-                (top - 1.5 * height - 0.012, "what ST\npasses on"),
-                (top - 2 * height - 0.037, "FCN sees"),
-                (top - 2 * height - 0.064, "ST-FCN sees"),
-            ):
-                figure.text(left - 0.01, y, text, ha="right", va="center", size=6.5, color=GREY, linespacing=1.35)
+            captions = (
+                "input, and\nwhere the\nST looks",
+                "what the ST\npasses on",
+                "label",
+                "FCN says",
+                "ST-FCN says",
+            )
+            middles = (top - height / 2, bottom + height / 2, *lines)
+            for y, text in zip(middles, captions, strict=True):
+                figure.text(
+                    left - 0.01, y, text, ha="right", va="center", size=6.5, color=GREY, linespacing=1.4
+                )
 
-    _curves(figure.add_axes((0.72, 0.16, 0.25, 0.70)), results)
+    _curves(figure.add_axes((0.72, 0.27, 0.19, 0.555)), results)
+    rows = [("", "weights", "training")]
+    rows += [(name, f"{r.parameters / 1000:.0f} k", f"{r.seconds:.0f} s") for name, r in results.items()]
+    for row, cells in enumerate(rows):
+        for x, cell, align in zip((0.72, 0.84, 0.91), cells, ("left", "right", "right"), strict=True):
+            figure.text(x, 0.16 - 0.028 * row, cell, ha=align, size=7, color=INK if row else GREY)
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()
 
 
+def _to_pixels(points: Tensor, size: int) -> Tensor:
+    """Normalised coordinates, -1 and 1 the image's edges, to ``imshow``'s: 0 is the first pixel's centre."""
+    return (points + 1) * size / 2 - 0.5
+
+
 def _show(axes: Axes, image: Tensor) -> None:
-    axes.imshow(image.cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    # What is drawn over the image must not move its frame.
+    axes.autoscale(False)
     axes.set_axis_off()
 
 
-def _outline(axes: Axes, corners: Tensor) -> None:
-    """Draw the quadrilateral (4, 2), in pixels, its upper edge thicker."""
-    points = corners.cpu()
-    closed = torch.cat((points, points[:1]))
-    axes.plot(closed[:, 0], closed[:, 1], color="#56b4e9", linewidth=1.1, solid_joinstyle="miter")
-    axes.plot(points[:2, 0], points[:2, 1], color="#56b4e9", linewidth=2.6, solid_capstyle="butt")
-
-
 def _curves(axes: Axes, results: dict[str, Result]) -> None:
-    for (name, result), color in zip(results.items(), (VERMILION, BLUE), strict=True):
-        axes.plot(result.iteration, result.test_error, color=color, linewidth=1.6, label=name)
+    for (name, result), color in zip(results.items(), (GREY, BLUE), strict=True):
+        axes.plot(result.iteration, result.test_error, color=color, linewidth=1.8, clip_on=False)
+        axes.annotate(
+            f"{name}\n{result.error:.1f} %",
+            (result.iteration[-1], result.error),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+            color=color,
+            weight="bold",
+            linespacing=1.3,
+            annotation_clip=False,
+        )
+    lowest = min(min(r.test_error) for r in results.values())
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if t >= lowest / 2.5]
     axes.set_yscale("log")
+    axes.set_ylim(ticks[0], 100)
+    axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
+    axes.set_yticks([], minor=True)
+    last = next(iter(results.values())).iteration[-1]
+    axes.set_xlim(0, last)
+    axes.set_xticks([0, last], ["0", f"{last:,} batches"])
+    axes.tick_params(length=0, labelsize=7, labelcolor=GREY)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.set_title("test error", loc="left", size=8, color=INK)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be positive; got {number}")
+    return number
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tstn.demo",
+        description="Train the FCN of Jaderberg et al. 2015 on rotated, scaled and translated digits, without and with "
+        "a spatial transformer; print the test errors, and draw what the transformer does.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--data",
+        choices=DATASETS,
+        default="digits",
+        help="digits: 1797 small ones, no download; mnist: 70,000",
+    )
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=data.default_root(),
+        metavar="DIR",
+        help="where the four MNIST files are, or are downloaded to; TSTN_DATA sets the default",
+    )
+    parser.add_argument(
+        "--iterations", type=_positive, default=1500, metavar="N", help="training batches per network"
+    )
+    parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="images in a batch")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of initial weights and training batches"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("out/demo"),
+        metavar="DIR",
+        help="where demo.png and results.json go",
+    )
+    parser.add_argument(
+        "--device",
+        type=torch.device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to train; on cuda the fused kernels are used",
+    )
+    args = parser.parse_args(argv)
+    missing = [name for name in ("matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"the demo needs {' and '.join(missing)}: pip install 'tstn[demo]'")
+    try:
+        args.backend = tstn.backend_for(torch.empty(0, device=args.device))
+    # PyTorch built without CUDA fails by an AssertionError.
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {args.device} cannot be used: {error}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    raise SystemExit(0)
+    """Run the demo.
+
+    Args:
+        argv: Command line arguments; None: the process's.
+
+    Returns:
+        The exit code: 0, 1 if there is no data or the results cannot be written, 130 if interrupted.
+    """
+    args = _parse(argv)
+    finished: dict[str, Result] = {}
+    try:
+        _run(args, finished)
+    except data.DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        kept = (
+            f"{' and '.join(finished)} saved in {args.output / 'results.json'}"
+            if finished
+            else "nothing to save"
+        )
+        print(f"\ninterrupted; {kept}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
+    digits = data.load_mnist(args.data_root) if args.data == "mnist" else data.load_digits()
+    digits = digits.to(args.device)
+    test_images = data.distorted(digits.test_images, data.rts, TEST_SEED)
+    print(
+        f"{DATASETS[args.data]}: {len(digits.train_labels):,} to train on, {len(digits.test_labels):,} to test, "
+        f"distorted on {CANVAS} x {CANVAS} pixels; device {args.device}, backend {args.backend}"
+    )
+    report = {
+        "data": args.data,
+        "distortion": "rts",
+        "settings": {name: getattr(args, name) for name in ("iterations", "batch_size", "seed")},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "tstn": tstn.__version__,
+        },
+        "device": str(args.device),
+        "backend": args.backend,
+        "models": {},
+    }
+    models: dict[str, nn.Module] = {}
+    for name, make in MODELS.items():
+        # Both networks start from the same seed and see the same batches.
+        torch.manual_seed(args.seed)
+        models[name] = make().to(args.device)
+        result = train(
+            models[name],
+            digits,
+            test_images,
+            iterations=args.iterations,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            label=name,
+        )
+        report["models"][name] = dataclasses.asdict(result)
+        # At once, so that an interrupt later on loses nothing that is finished.
+        data.write_atomically(args.output / "results.json", (json.dumps(report, indent=1) + "\n").encode())
+        finished[name] = result
+
+    subtitle = (
+        f"{DATASETS[args.data]}, turned by up to 45°, scaled by 0.7 to 1.2 and put anywhere on {CANVAS} × {CANVAS} "
+        "pixels. Shown: the first test image of each class."
+    )
+    path = args.output / "demo.png"
+    data.write_atomically(path, picture(models, finished, test_images, digits.test_labels, subtitle))
+    print(f"\n{table(finished, args.iterations)}\n\n{path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,7 @@ from tstn_kernels.coords import program_place, source_image, target_frame, targe
 from tstn_kernels.interpolation import source_taps, tap_slope, tap_weight
 
 
-@triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT", "channels_per_program"])
+@triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT"])
 def sample_backward_kernel(
     grad_input_ptr,
     grad_theta_ptr,
@@ -87,12 +87,13 @@ def sample_backward_kernel(
     grad_output_offset = tl.expand_dims(grad_output_offset, CHANNEL_AXIS)
     inside = tl.expand_dims(in_tile, CHANNEL_AXIS)
 
-    grad_x = tl.zeros(x.shape, DTYPE)
-    grad_y = tl.zeros(x.shape, DTYPE)
+    c_lane = tl.expand_dims(tl.arange(0, BLOCK_C), PIXEL_AXIS)
+    grad_x = tl.zeros((inside & (c_lane >= 0)).shape, DTYPE)
+    grad_y = tl.zeros(grad_x.shape, DTYPE)
     channel_end = tl.minimum((split + 1) * channels_per_program, C)
     for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
         c = channel_start + tl.arange(0, BLOCK_C)
-        c_inside = tl.expand_dims(c < channel_end, PIXEL_AXIS)
+        c_inside = tl.expand_dims(c < C, PIXEL_AXIS)
         offset_c = tl.expand_dims(c.to(OFFSET) * grad_output_stride_c, PIXEL_AXIS)
         grad = tl.load(grad_output_ptr + grad_output_offset + offset_c, mask=inside & c_inside, other=0.0).to(DTYPE)
         input_offset_c = tl.expand_dims(c.to(OFFSET) * input_stride_c, PIXEL_AXIS)
@@ -100,11 +101,9 @@ def sample_backward_kernel(
         if FILL == "scalar":
             fill = tl.cast(fill_value, DTYPE)
         elif FILL == "channel":
-            fill = tl.load(fill_ptr + c * fill_stride, mask=c < channel_end, other=0.0).to(DTYPE)
+            fill = tl.load(fill_ptr + c * fill_stride, mask=c < C, other=0.0).to(DTYPE)
             fill = tl.expand_dims(fill, PIXEL_AXIS)
         missing = tl.zeros(x.shape, DTYPE)
-        block_grad_x = tl.zeros(grad.shape, DTYPE)
-        block_grad_y = tl.zeros(grad.shape, DTYPE)
         for j in tl.static_range(TAPS):
             for i in tl.static_range(TAPS):
                 tap_x = first_x + i
@@ -130,19 +129,17 @@ def sample_backward_kernel(
                     tap = tl.load(input_ptr + offset, mask=covered & inside & c_inside, other=0.0).to(DTYPE)
                     if FILL != "none":
                         tap = tl.where(covered, tap, fill)
-                    block_grad_x += tap * tl.expand_dims(tap_slope(past_x, i, MODE) * weight_y, CHANNEL_AXIS)
-                    block_grad_y += tap * tl.expand_dims(weight_x * tap_slope(past_y, j, MODE), CHANNEL_AXIS)
-        if THETA_GRAD:
-            grad_x += tl.sum(block_grad_x * grad, CHANNEL_AXIS)
-            grad_y += tl.sum(block_grad_y * grad, CHANNEL_AXIS)
+                    tap *= grad
+                    grad_x += tap * tl.expand_dims(tap_slope(past_x, i, MODE) * weight_y, CHANNEL_AXIS)
+                    grad_y += tap * tl.expand_dims(weight_x * tap_slope(past_y, j, MODE), CHANNEL_AXIS)
         if FILL_GRAD:
             grad_fill = tl.sum(grad * tl.expand_dims(missing, CHANNEL_AXIS), PIXEL_AXIS)
             at = grad_fill_ptr + (tl.program_id(0) // splits).to(tl.int64) * C + c
-            tl.store(at, grad_fill, mask=c < channel_end)
+            tl.store(at, grad_fill, mask=c < C)
 
     if THETA_GRAD:
-        grad_x = tl.where(in_tile, grad_x * slope_x, 0.0)
-        grad_y = tl.where(in_tile, grad_y * slope_y, 0.0)
+        grad_x = tl.where(in_tile, tl.sum(grad_x, CHANNEL_AXIS) * slope_x, 0.0)
+        grad_y = tl.where(in_tile, tl.sum(grad_y, CHANNEL_AXIS) * slope_y, 0.0)
         part = (tile * splits + split).to(tl.int64)
         grad_theta_ptr += m.to(tl.int64) * grad_theta_stride_m + part * grad_theta_stride_part
         MAP_VJP(grad_theta_ptr, pixel, in_tile, x, y, grad_x, grad_y, ratios, extents)

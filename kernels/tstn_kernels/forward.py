@@ -7,7 +7,7 @@ from tstn_kernels.coords import program_place, source_image, target_frame, targe
 from tstn_kernels.interpolation import source_taps, tap_weight
 
 
-@triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT", "channels_per_program"])
+@triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT"])
 def sample_forward_kernel(
     output_ptr,
     input_ptr,
@@ -49,7 +49,8 @@ def sample_forward_kernel(
 ):
     """output[m, c, p] = sum over taps of weight(T_theta[m](p), tap) * input[n(m), c, tap].
 
-    A program has one tile of output pixels of one sample, and a run of channels. Tiles of values lie
+    A program has one tile of output pixels of one sample, and a run of channels that is a multiple of BLOCK_C unless
+    it is the last. Tiles of values lie
     (channel, pixel) in NCHW and (pixel, channel) in channels_last, so that lanes follow memory.
     """
     CHANNEL_AXIS: tl.constexpr = 1 if CHANNELS_LAST else 0
@@ -74,12 +75,12 @@ def sample_forward_kernel(
     channel_end = tl.minimum((split + 1) * channels_per_program, C)
     for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
         c = channel_start + tl.arange(0, BLOCK_C)
-        c_inside = tl.expand_dims(c < channel_end, PIXEL_AXIS)
+        c_inside = tl.expand_dims(c < C, PIXEL_AXIS)
         input_offset_c = tl.expand_dims(c.to(OFFSET) * input_stride_c, PIXEL_AXIS)
         if FILL == "scalar":
             fill = tl.cast(fill_value, DTYPE)
         elif FILL == "channel":
-            fill = tl.load(fill_ptr + c * fill_stride, mask=c < channel_end, other=0.0).to(DTYPE)
+            fill = tl.load(fill_ptr + c * fill_stride, mask=c < C, other=0.0).to(DTYPE)
             fill = tl.expand_dims(fill, PIXEL_AXIS)
         value = tl.zeros((inside & c_inside).shape, DTYPE)
         for j in tl.static_range(TAPS):
