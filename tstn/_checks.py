@@ -59,8 +59,8 @@ def require_size(size: object) -> tuple[int, int]:
         raise TypeError(f"size must be (H_out, W_out); got {type(size).__name__}")
     if not all(isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) for n in size):
         raise TypeError(f"size must hold two ints, (H_out, W_out); got {tuple(size)!r}")
-    if len(size) != 2 or size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be two positive ints, (H_out, W_out); got {tuple(size)!r}")
+    if len(size) != 2 or size[0] < 0 or size[1] < 0:
+        raise ValueError(f"size must be two non-negative ints, (H_out, W_out); got {tuple(size)!r}")
     return size[0], size[1]
 
 

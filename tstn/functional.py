@@ -137,7 +137,7 @@ def sampling_grid(
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If theta's shape does not end in P, or ``size`` is not two positive ints.
+        ValueError: If theta's shape does not end in P, or ``size`` is not two non-negative ints.
     """
     transform = as_transform(transform)
     size = _checks.require_size(size)

@@ -79,7 +79,7 @@ def _reflected(x: Tensor, size: int, align_corners: bool) -> Tensor:
     """Coordinates reflected, periodically, at the outermost pixels' centres or edges."""
     low, span = (0.0, size - 1) if align_corners else (-0.5, size)
     if span == 0:
-        return torch.zeros_like(x)
+        return x * 0
     distance = (x - low).abs()
     turns = (distance / span).floor()
     rest = distance - turns * span

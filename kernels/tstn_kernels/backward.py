@@ -5,6 +5,7 @@ import triton.language as tl
 
 from tstn_kernels.coords import program_place, source_image, target_frame, target_tile
 from tstn_kernels.interpolation import source_taps, tap_slope, tap_weight
+from tstn_kernels.rounding import rounded
 
 
 @triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT"])
@@ -155,7 +156,7 @@ def sum_parts(total_ptr, parts_ptr, group, block, parts, columns, BLOCK_PARTS: t
         part = start + tl.arange(0, BLOCK_PARTS)
         inside = (part < parts)[:, None] & (column < columns)[None, :]
         total += tl.load(parts_ptr + part[:, None].to(tl.int64) * columns + column[None, :], mask=inside, other=0.0)
-    total = tl.sum(total, 0).to(total_ptr.dtype.element_ty)
+    total = rounded(tl.sum(total, 0), total_ptr)
     tl.store(total_ptr + group.to(tl.int64) * columns + column, total, mask=column < columns)
 
 
@@ -193,4 +194,4 @@ def finish_backward_kernel(
         start = (program - theta_programs - fill_programs).to(tl.int64) * BLOCK
         at = start + tl.arange(0, BLOCK)
         value = tl.load(grad_input_sum_ptr + at, mask=at < numel)
-        tl.store(grad_input_ptr + at, value.to(grad_input_ptr.dtype.element_ty), mask=at < numel)
+        tl.store(grad_input_ptr + at, rounded(value, grad_input_ptr), mask=at < numel)

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from tstn_kernels.coords import program_place, source_image, target_frame, target_tile
 from tstn_kernels.interpolation import source_taps, tap_weight
+from tstn_kernels.rounding import rounded
 
 
 @triton.jit(do_not_specialize=["N", "views", "H", "W", "H_OUT", "W_OUT"])
@@ -101,8 +102,5 @@ def sample_forward_kernel(
         if INDEXED:
             value = tl.where(exists, value, float("nan"))
         output_offset_c = tl.expand_dims(c.to(OFFSET) * output_stride_c, PIXEL_AXIS)
-        tl.store(
-            output_ptr + output_offset + output_offset_c,
-            value.to(output_ptr.dtype.element_ty),
-            mask=inside & c_inside,
-        )
+        output_at = output_ptr + output_offset + output_offset_c
+        tl.store(output_at, rounded(value, output_ptr), mask=inside & c_inside)

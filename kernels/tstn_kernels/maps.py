@@ -14,6 +14,8 @@ theta each pixel's own.
 import triton
 import triton.language as tl
 
+from tstn_kernels.rounding import rounded
+
 
 @triton.jit
 def matrix_map(a, b, c, d, e, f, x, y, ratios, extents):
@@ -123,8 +125,8 @@ def grid_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
 @triton.jit
 def grid_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
     """(grad_x, grad_y) at pixel"""
-    tl.store(grad_ptr + pixel * 2, grad_x * extents[0], mask=inside)
-    tl.store(grad_ptr + pixel * 2 + 1, grad_y * extents[1], mask=inside)
+    tl.store(grad_ptr + pixel * 2, rounded(grad_x * extents[0], grad_ptr), mask=inside)
+    tl.store(grad_ptr + pixel * 2 + 1, rounded(grad_y * extents[1], grad_ptr), mask=inside)
 
 
 MAPS = {

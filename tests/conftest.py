@@ -1,0 +1,69 @@
+"""Where tests run: both backends, eager and compiled, on the CPU or, with a GPU, the kernels for real."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+
+# Without a GPU the kernels run in Triton's interpreter, which has to be known before tstn is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import tstn
+
+
+class Place(NamedTuple):
+    """A backend on a device."""
+
+    backend: str
+    device: str
+
+
+PLACES = [
+    pytest.param(Place("torch", "cpu"), id="torch"),
+    *([] if torch.cuda.is_available() else [pytest.param(Place("triton", "cpu"), id="interpreter")]),
+    pytest.param(Place("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    pytest.param(Place("torch", "cuda"), id="torch-gpu", marks=pytest.mark.gpu),
+]
+KERNEL_PLACES = [place for place in PLACES if place.values[0].backend == "triton"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Each backend where it runs."""
+    with tstn.backend(request.param.backend):
+        yield request.param
+
+
+@pytest.fixture(params=KERNEL_PLACES)
+def kernel_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """The kernels, in the interpreter or on a GPU."""
+    with tstn.backend(request.param.backend):
+        yield request.param
+
+
+@pytest.fixture(params=["eager", "compiled"])
+def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable], Callable]]:
+    """A function as it is, or through ``torch.compile(fullgraph=True)``; AOTAutograd, without code generation."""
+    if request.param == "eager":
+        yield lambda function: function
+    else:
+        torch.compiler.reset()
+        yield lambda function: torch.compile(function, backend="aot_eager", fullgraph=True)
+        torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
