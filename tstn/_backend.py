@@ -62,7 +62,9 @@ def backend_for(tensor: Tensor) -> str:
     if _choice == "auto":
         return "triton" if device == "cuda" and TRITON_INSTALLED else "torch"
     if not TRITON_INSTALLED:
-        raise RuntimeError("backend 'triton' was asked for, but Triton is not installed (pip install triton; Linux only)")
+        raise RuntimeError(
+            "backend 'triton' was asked for, but Triton is not installed (pip install triton; Linux only)"
+        )
     if device != "cuda" and not (device == "cpu" and INTERPRETED):
         raise RuntimeError(
             f"backend 'triton' was asked for, but it cannot run on a {device} tensor: it needs a CUDA or ROCm device, "

@@ -64,10 +64,8 @@ def require_size(size: object) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def require_theta(
-    theta: Tensor, theta_shape: tuple[int, ...], input: Tensor, input_index: Tensor | None
-) -> int | None:
-    """Check theta's shape against the input's batch; return K of (N, K, *theta_shape), or None for (M, *theta_shape)."""
+def require_theta(theta: Tensor, theta_shape: tuple[int, ...], input: Tensor, input_index: Tensor | None) -> int | None:
+    """Check theta against the input's batch; return K of (N, K, *theta_shape), or None for (M, *theta_shape)."""
     require_tensor("theta", theta)
     require_floating("theta", theta)
     require_device("theta", theta, input.device)
@@ -80,9 +78,7 @@ def require_theta(
         if input_index is not None:
             raise ValueError(f"theta must have one batch dimension when input_index is given; got shape {shape(theta)}")
         if theta.shape[0] != batch:
-            raise ValueError(
-                f"theta of shape (N, K, ...) must have the input's N = {batch}; got {shape(theta)}"
-            )
+            raise ValueError(f"theta of shape (N, K, ...) must have the input's N = {batch}; got {shape(theta)}")
         return theta.shape[1]
     if input_index is None and batch != 1 and theta.shape[0] != batch:
         raise ValueError(
@@ -103,16 +99,21 @@ def require_input_index(input_index: Tensor, thetas: int, input: Tensor) -> None
     if input_index.device.type == "cpu" and not torch.compiler.is_compiling() and thetas > 0:
         low, high = (int(v) for v in input_index.aminmax())
         if low < 0 or high >= input.shape[0]:
-            raise ValueError(
-                f"input_index must lie in [0, {input.shape[0]}); got values from {low} to {high}"
-            )
+            raise ValueError(f"input_index must lie in [0, {input.shape[0]}); got values from {low} to {high}")
+
+
+def require_fill_option(fill_value: object, padding_mode: str) -> None:
+    """What can be said of fill_value without an input."""
+    if fill_value is None:
+        return
+    if isinstance(fill_value, bool) or not isinstance(fill_value, (int, float, Tensor)):
+        raise TypeError(f"fill_value must be None, a float or a (C,) tensor; got {type(fill_value).__name__}")
+    if padding_mode != "zeros":
+        raise ValueError(f"fill_value needs padding_mode='zeros'; got padding_mode={padding_mode!r}")
 
 
 def require_fill(fill_value: object, padding_mode: str, input: Tensor) -> None:
-    if fill_value is None:
-        return
-    if padding_mode != "zeros":
-        raise ValueError(f"fill_value needs padding_mode='zeros'; got padding_mode={padding_mode!r}")
+    require_fill_option(fill_value, padding_mode)
     if isinstance(fill_value, Tensor):
         require_floating("fill_value", fill_value)
         if fill_value.dim() != 1 or fill_value.shape[0] != input.shape[1]:
@@ -120,5 +121,3 @@ def require_fill(fill_value: object, padding_mode: str, input: Tensor) -> None:
                 f"fill_value must be a float or have shape (C,) = ({input.shape[1]},); got {shape(fill_value)}"
             )
         require_device("fill_value", fill_value, input.device)
-    elif isinstance(fill_value, bool) or not isinstance(fill_value, (int, float)):
-        raise TypeError(f"fill_value must be None, a float or a (C,) tensor; got {type(fill_value).__name__}")

@@ -42,9 +42,7 @@ class Launch(NamedTuple):
             )
 
 
-def forward(
-    input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp
-) -> Tensor:
+def forward(input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp) -> Tensor:
     """Warp input (N, C, H, W) by theta (M, P) to (M, C, H_out, W_out) in one launch."""
     output = torch.empty(
         (theta.shape[0], input.shape[1], *warp.size),
@@ -126,7 +124,7 @@ def plan_backward(
     """The launches that fill the given gradients; ``grad_input_sum`` is zeroed, and may be ``grad_input`` itself."""
     import tstn_kernels
 
-    dense = warp.transform.theta_shape is None
+    dense = warp.transform.is_dense
     # The numbers of a dense theta belong to one pixel each, which one program must then see whole.
     config, programs, run_of_channels = _cut(input, theta, warp, splittable=not (dense and grad_theta is not None))
     thetas, numbers = theta.shape
@@ -245,7 +243,7 @@ def _constexprs(
     import triton.language as tl
 
     reach = max(_reach(tensor) for tensor in addressed)
-    if warp.transform.theta_shape is None:
+    if warp.transform.is_dense:
         reach = max(reach, 2 * warp.size[0] * warp.size[1])
     return {
         "MODE": warp.mode,

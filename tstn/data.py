@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import math
 import os
 import struct
 import urllib.request
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,10 +80,10 @@ def load_digits(num_test: int = 500) -> Digits:
         from sklearn import datasets
     except ModuleNotFoundError as error:
         raise DataError(f"the digits come with scikit-learn ({error}): pip install 'tstn[demo]'") from None
-    bunch = datasets.load_digits()
+    bunch: Any = datasets.load_digits()
     images = torch.as_tensor(bunch["images"], dtype=torch.float32)[:, None] / 16
     labels = torch.as_tensor(bunch["target"], dtype=torch.int64)
-    # The digits touch the frame; MNIST's have a margin, without which the enlarged strokes would end in hard cuts.
+    # The digits touch the frame: without a margin, like MNIST's, enlarged strokes would end in hard cuts.
     images = F.interpolate(F.pad(images, (1, 1, 1, 1)), size=(28, 28), mode="bicubic").clamp(0, 1)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     test, train = order[:num_test], order[num_test:]
@@ -90,7 +91,7 @@ def load_digits(num_test: int = 500) -> Digits:
 
 
 def default_root() -> Path:
-    """The folder of the MNIST files: the environment variable ``TSTN_DATA``, or else ``tstn/mnist`` in the user's cache."""
+    """The folder of the MNIST files: what ``TSTN_DATA`` says, or else ``tstn/mnist`` in the user's cache."""
     if root := os.environ.get("TSTN_DATA"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tstn" / "mnist"
@@ -110,9 +111,7 @@ def load_mnist(root: str | Path | None = None, download: bool = True) -> Digits:
         DataError: If a file is missing and cannot be downloaded, or is damaged.
     """
     root = default_root() if root is None else Path(root)
-    train_images, train_labels, test_images, test_labels = (
-        _mnist_file(root, name, download) for name in MNIST_MD5
-    )
+    train_images, train_labels, test_images, test_labels = (_mnist_file(root, name, download) for name in MNIST_MD5)
     for split, images, labels in (("train", train_images, train_labels), ("t10k", test_images, test_labels)):
         if images.shape != (len(labels), 28, 28) or labels.dim() != 1:
             raise DataError(
@@ -165,7 +164,8 @@ def _download(root: Path, name: str) -> bytes:
 
 
 def _by_hand(root: Path) -> str:
-    return f"put the four files {', '.join(MNIST_MD5)} into {root}, or name their folder by --data-root or TSTN_DATA"
+    files = ", ".join(MNIST_MD5)
+    return f"put the four files {files} into {root}, or name their folder by --data-root or TSTN_DATA"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -203,22 +203,15 @@ def read_idx(path: Path) -> Tensor:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(
-            f"{path} is not an idx file: it must start with two zero bytes; got {content[:4].hex(' ')!r}"
-        )
+        raise DataError(f"{path} is not an idx file: it must start with two zero bytes; got {content[:4].hex(' ')!r}")
     dtype, dims = content[2], content[3]
     if dtype != 0x08:
         raise DataError(f"{path} must hold unsigned bytes, idx type 0x08; got {dtype:#04x}")
     start = 4 + 4 * dims
     shape = struct.unpack(f">{dims}I", content[4:start]) if len(content) >= start else ()
-    size = 1
-    for n in shape:
-        size *= n
-    if not shape or len(content) - start != size:
-        raise DataError(
-            f"{path} must hold as many bytes as its shape {shape} says; got {max(len(content) - start, 0)}"
-        )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
+    if not shape or len(content) - start != math.prod(shape):
+        raise DataError(f"{path} must hold as many bytes as its shape {shape} says; got {max(len(content) - start, 0)}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].view(shape)
 
 
 class RTS(NamedTuple):
@@ -236,7 +229,7 @@ class RTS(NamedTuple):
 
 
 def draw_rts(count: int, size: int, canvas: int, generator: torch.Generator) -> RTS:
-    """Draw rotations in +-45 degrees, scales in 0.7 to 1.2, and places where the scaled square fits the canvas.
+    """Draw rotations to 45 degrees, scales of 0.7 to 1.2, and places where the scaled square fits the canvas.
 
     Args:
         count: N.
@@ -262,8 +255,8 @@ def draw_rts(count: int, size: int, canvas: int, generator: torch.Generator) -> 
 def rts_theta(drawn: RTS, size: int, canvas: int) -> Tensor:
     """The similarity transform that puts each digit on its canvas as drawn.
 
-    The digit's point p lies on the canvas at centre + scale * size / canvas * R p, R the rotation. Theta is the
-    inverse, since it maps target to source.
+    The digit's point p lies on the canvas at centre + scale * size / canvas * R p, R the rotation. Theta is
+    the inverse of this, target to source.
 
     Args:
         drawn: What :func:`draw_rts` gives.
@@ -275,7 +268,7 @@ def rts_theta(drawn: RTS, size: int, canvas: int) -> Tensor:
     """
     angle = torch.deg2rad(drawn.angle)
     zoom = canvas / (size * drawn.scale)
-    # With y down, R = [[cos, sin], [-sin, cos]] turns counter-clockwise as seen, and its inverse is [[a, -b], [b, a]].
+    # With y down, R = [[cos, sin], [-sin, cos]] turns counter-clockwise as seen; [[a, -b], [b, a]] undoes R.
     a, b = zoom * angle.cos(), zoom * angle.sin()
     x, y = drawn.centre.unbind(1)
     return torch.stack((a, b, b * y - a * x, -b * x - a * y), dim=1)
@@ -316,9 +309,7 @@ def batches(
         ValueError: If there are fewer images than a batch needs.
     """
     if not 0 < batch_size <= len(images):
-        raise ValueError(
-            f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}"
-        )
+        raise ValueError(f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}")
     while True:
         order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
         for index in order.split(batch_size):

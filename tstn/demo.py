@@ -1,7 +1,7 @@
-"""Does a spatial transformer help? ``python -m tstn.demo`` trains the paper's FCN without one and with one, and shows.
+"""What a spatial transformer is good for: ``python -m tstn.demo`` trains a network without one and with one.
 
-Handwritten digits are rotated, scaled and put somewhere on a larger canvas, each time anew (Jaderberg et al. 2015,
-table 1, RTS). Both networks see the same batches. The results go to a JSON file, a picture and a table.
+Handwritten digits are rotated, scaled and put somewhere on a larger canvas, each time anew (Jaderberg et al.
+2015, table 1, RTS). Both networks see the same batches. The results go to a table, a picture and a JSON file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import dataclasses
 import importlib.util
 import io
 import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +35,10 @@ if TYPE_CHECKING:
 CANVAS = 42
 TEST_SEED = 1
 MODELS: dict[str, Callable[[], nn.Module]] = {"FCN": lambda: FCN(CANVAS), "ST-FCN": lambda: STFCN(CANVAS)}
-DATASETS = {"digits": "scikit-learn digits", "mnist": "MNIST digits"}
+DATASETS = {"digits": "Digits of scikit-learn", "mnist": "MNIST digits"}
 MEASUREMENTS = 25
 
-# Blue and vermilion after Okabe and Ito, which colour-blind people tell apart. Blue is the transformer, vermilion is
-# wrong.
+# Blue is the transformer, vermilion is wrong: two colours that colour-blind people tell apart.
 BLUE, VERMILION, INK, GREY = "#2a8fd0", "#d55e00", "#222222", "#767676"
 
 
@@ -102,8 +103,8 @@ def train(
     stream = data.batches(digits.train_images, digits.train_labels, batch_size, data.rts, generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    every = max(1, iterations // MEASUREMENTS)
-    # The losses are summed on the device and read at each measurement, so that a GPU is not stopped at every step.
+    every = math.ceil(iterations / MEASUREMENTS)
+    # The losses are summed on the device and read at each measurement, lest every step wait for the GPU.
     total, since = torch.zeros((), device=test_images.device), 0
     # None: no bar where there is no terminal.
     with tqdm(total=iterations, desc=f"{label:>8}", unit="batch", disable=None, dynamic_ncols=True) as bar:
@@ -119,8 +120,8 @@ def train(
             bar.update()
             if step % every and step != iterations:
                 continue
-            mean_loss = total.item() / since
-            result.seconds += time.perf_counter() - started
+            mean_loss = round(total.item() / since, 5)
+            result.seconds = round(result.seconds + time.perf_counter() - started, 3)
             wrong = (predict(model, test_images) != digits.test_labels).sum().item()
             result.error = 100 * wrong / len(test_images)
             result.iteration.append(step)
@@ -164,7 +165,6 @@ def picture(
     Returns:
         A PNG, 1600 pixels wide.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # The first image of each class: nothing is picked by hand.
@@ -175,9 +175,9 @@ def picture(
     corners = _to_pixels(tstn.Affine().corners(theta), images.shape[-1])
 
     figure = Figure(figsize=(8, 5.6), dpi=200, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    figure.text(0.025, 0.94, "A spatial transformer learns where to look", size=14, color=INK)
-    figure.text(0.025, 0.902, subtitle, size=7.5, color=GREY)
+    write = partial(figure.text, va="center", size=7, color=GREY, linespacing=1.4)
+    write(0.025, 0.952, "A spatial transformer learns where to look", size=14, color=INK)
+    write(0.025, 0.909, subtitle, size=7.5)
 
     left, width, gap = 0.1, 0.102, 0.008
     height, gap_y = (length * figure.get_figwidth() / figure.get_figheight() for length in (width, gap))
@@ -185,40 +185,34 @@ def picture(
         row, column = divmod(k, 5)
         x, top = left + column * (width + gap), 0.86 - row * 0.43
         bottom = top - 2 * height - gap_y
-        lines = [bottom - 0.023 - 0.024 * i for i in range(3)]
         above = figure.add_axes((x, top - height, width, height))
-        below = figure.add_axes((x, bottom, width, height))
         _show(above, images[k])
-        _show(below, crops[k])
         above.fill(*corners[k].T.cpu().numpy(), fill=False, edgecolor=BLUE, linewidth=1.2)
-        figure.text(x + width / 2, lines[0], str(label), ha="center", va="center", size=7, color=GREY)
-        for y, name in zip(lines[1:], ("FCN", "ST-FCN"), strict=True):
-            right = seen[name][k] == label
-            text, color = f"{seen[name][k]} {'✓' if right else '✗'}", INK if right else VERMILION
-            weight = "normal" if right else "bold"
-            figure.text(x + width / 2, y, text, ha="center", va="center", size=7, color=color, weight=weight)
+        _show(figure.add_axes((x, bottom, width, height)), crops[k])
+        lines = [bottom - 0.023 - 0.024 * line for line in range(3)]
+        write(x + width / 2, lines[0], str(label), ha="center")
+        for y, predicted in zip(lines[1:], (seen["FCN"][k], seen["ST-FCN"][k]), strict=True):
+            if predicted == label:
+                write(x + width / 2, y, f"{predicted} ✓", ha="center", color=INK)
+            else:
+                write(x + width / 2, y, f"{predicted} ✗", ha="center", color=VERMILION, weight="bold")
         if column == 0:
-            captions = (
-                "input, and\nwhere the\nST looks",
-                "what the ST\npasses on",
-                "label",
-                "FCN says",
-                "ST-FCN says",
-            )
-            middles = (top - height / 2, bottom + height / 2, *lines)
-            for y, text in zip(middles, captions, strict=True):
-                figure.text(
-                    left - 0.01, y, text, ha="right", va="center", size=6.5, color=GREY, linespacing=1.4
-                )
+            captions = {
+                "input, and\nwhere the\nST looks": top - height / 2,
+                "what the ST\npasses on": bottom + height / 2,
+                **dict(zip(("label", "FCN says", "ST-FCN says"), lines, strict=True)),
+            }
+            for text, y in captions.items():
+                write(left - 0.01, y, text, ha="right")
 
     _curves(figure.add_axes((0.72, 0.27, 0.19, 0.555)), results)
     rows = [("", "weights", "training")]
     rows += [(name, f"{r.parameters / 1000:.0f} k", f"{r.seconds:.0f} s") for name, r in results.items()]
     for row, cells in enumerate(rows):
         for x, cell, align in zip((0.72, 0.84, 0.91), cells, ("left", "right", "right"), strict=True):
-            figure.text(x, 0.16 - 0.028 * row, cell, ha=align, size=7, color=INK if row else GREY)
+            write(x, 0.165 - 0.028 * row, cell, ha=align, color=INK if row else GREY)
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -235,24 +229,28 @@ def _show(axes: Axes, image: Tensor) -> None:
 
 
 def _curves(axes: Axes, results: dict[str, Result]) -> None:
+    lowest = min(min(r.test_error) for r in results.values())
+    marks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    floor = max((m for m in marks if m <= lowest), default=marks[0])
+    ticks = [m for m in marks if m >= floor]
+    ends = {name: max(r.error, floor) for name, r in results.items()}
+    # Names that would overlap move apart, the worse network's up and the other's down.
+    close = max(ends.values()) < min(ends.values()) * (100 / floor) ** 0.12
     for (name, result), color in zip(results.items(), (GREY, BLUE), strict=True):
-        axes.plot(result.iteration, result.test_error, color=color, linewidth=1.8, clip_on=False)
+        axes.plot(result.iteration, result.test_error, color=color, linewidth=1.8)
         axes.annotate(
             f"{name}\n{result.error:.1f} %",
-            (result.iteration[-1], result.error),
+            (result.iteration[-1], ends[name]),
             xytext=(5, 0),
             textcoords="offset points",
-            va="center",
+            va="center" if not close else "bottom" if name == max(ends, key=ends.__getitem__) else "top",
             size=8,
             color=color,
             weight="bold",
             linespacing=1.3,
-            annotation_clip=False,
         )
-    lowest = min(min(r.test_error) for r in results.values())
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if t >= lowest / 2.5]
     axes.set_yscale("log")
-    axes.set_ylim(ticks[0], 100)
+    axes.set_ylim(floor, 100)
     axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
     axes.set_yticks([], minor=True)
     last = next(iter(results.values())).iteration[-1]
@@ -266,17 +264,16 @@ def _curves(axes: Axes, results: dict[str, Result]) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be positive; got {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number; got {text!r}")
+    return int(text)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tstn.demo",
-        description="Train the FCN of Jaderberg et al. 2015 on rotated, scaled and translated digits, without and with "
-        "a spatial transformer; print the test errors, and draw what the transformer does.",
+        description="Train the FCN of Jaderberg et al. 2015 on rotated, scaled and translated digits, once "
+        "without and once with a spatial transformer. Print the test errors; draw what the transformer does.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -292,13 +289,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where the four MNIST files are, or are downloaded to; TSTN_DATA sets the default",
     )
-    parser.add_argument(
-        "--iterations", type=_positive, default=1500, metavar="N", help="training batches per network"
-    )
+    parser.add_argument("--iterations", type=_positive, default=1500, metavar="N", help="training batches per network")
     parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="images in a batch")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of initial weights and training batches"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of initial weights and training batches")
     parser.add_argument(
         "--output",
         type=Path,
@@ -308,7 +301,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--device",
-        type=torch.device,
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where to train; on cuda the fused kernels are used",
     )
@@ -341,34 +333,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = (
-            f"{' and '.join(finished)} saved in {args.output / 'results.json'}"
-            if finished
-            else "nothing to save"
-        )
+        names, path = " and ".join(finished), args.output / "results.json"
+        kept = f"{names} saved in {path}" if finished else "no network was finished, nothing is saved"
         print(f"\ninterrupted; {kept}", file=sys.stderr)
         return 130
     return 0
 
 
+def _hardware(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
     digits = data.load_mnist(args.data_root) if args.data == "mnist" else data.load_digits()
+    available = len(digits.train_labels)
+    if args.batch_size > available:
+        raise data.DataError(f"--batch-size must be at most {available}, all there is; got {args.batch_size}")
     digits = digits.to(args.device)
     test_images = data.distorted(digits.test_images, data.rts, TEST_SEED)
     print(
-        f"{DATASETS[args.data]}: {len(digits.train_labels):,} to train on, {len(digits.test_labels):,} to test, "
-        f"distorted on {CANVAS} x {CANVAS} pixels; device {args.device}, backend {args.backend}"
+        f"{DATASETS[args.data]}: {available:,} for training, {len(digits.test_labels):,} for "
+        f"testing; device {args.device}, backend {args.backend}"
     )
     report = {
         "data": args.data,
         "distortion": "rts",
-        "settings": {name: getattr(args, name) for name in ("iterations", "batch_size", "seed")},
+        "settings": {
+            "iterations": args.iterations,
+            "batch_size": args.batch_size,
+            "seed": args.seed,
+            "test_seed": TEST_SEED,
+        },
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "tstn": tstn.__version__,
         },
-        "device": str(args.device),
+        "device": args.device,
+        "hardware": _hardware(args.device),
         "backend": args.backend,
         "models": {},
     }
@@ -392,8 +396,8 @@ def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
         finished[name] = result
 
     subtitle = (
-        f"{DATASETS[args.data]}, turned by up to 45°, scaled by 0.7 to 1.2 and put anywhere on {CANVAS} × {CANVAS} "
-        "pixels. Shown: the first test image of each class."
+        f"{DATASETS[args.data]}, turned by up to 45°, scaled by 0.7 to 1.2 and put anywhere on "
+        f"{CANVAS} x {CANVAS} pixels. Shown: the first test image of each class."
     )
     path = args.output / "demo.png"
     data.write_atomically(path, picture(models, finished, test_images, digits.test_labels, subtitle))

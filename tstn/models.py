@@ -31,9 +31,8 @@ class FCN(nn.Sequential):
 class STFCN(nn.Module):
     """An :class:`FCN` that looks at its input through a spatial transformer.
 
-    The transformer's output is as large as its input and is averaged down by 2 before it is classified: the paper's
-    remedy against the aliasing of a transformer that zooms out. With the pooling, and for all its localisation
-    network, it has fewer weights than the FCN alone.
+    The transformer's output is as large as its input and is averaged down by 2 before it is classified, the
+    paper's remedy against aliasing. That leaves the whole with fewer weights than the :class:`FCN` alone has.
 
     Args:
         size: Side of the square input, (N, 1, size, size).

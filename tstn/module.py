@@ -101,6 +101,7 @@ class SpatialTransformer(nn.Module):
             raise ValueError(f"num_heads must be positive; got {num_heads}")
         _checks.require_option("mode", mode, _checks.MODES)
         _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
+        _checks.require_fill_option(fill_value, padding_mode)
         _checks.require_bool("align_corners", align_corners)
         _checks.require_bool("return_theta", return_theta)
         self.localization = localization

@@ -51,7 +51,8 @@ class _SpatialTransform(torch.autograd.Function):
         needed = ctx.needs_input_grad[:3]
         # Grad mode is on in a backward pass only under create_graph=True, which wants derivatives of derivatives.
         run = _differentiable_backward if torch.is_grad_enabled() else _launch.backward
-        return (*run(grad_outputs[0], *ctx.saved_tensors, ctx.warp, needed), None, None)
+        input, theta, fill, input_index = ctx.saved_tensors
+        return (*run(grad_outputs[0], input, theta, fill, input_index, ctx.warp, needed), None, None)
 
 
 def _differentiable_backward(

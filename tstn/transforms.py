@@ -7,6 +7,7 @@ centres of its outermost pixels (``align_corners=True``). An axis of size 1 has 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,25 +23,31 @@ class Transform(ABC):
 
     Attributes:
         name: The key under which :func:`tstn.spatial_transform` and the kernels know the family.
-        theta_shape: Shape of one sample's theta; None where it follows the output's size.
-        num_parameters: Numbers that a localisation network predicts per sample.
+        theta_shape: Shape of one sample's theta; (-1, -1, 2) if it has a number pair for each output pixel.
     """
 
     name: ClassVar[str]
-    theta_shape: ClassVar[tuple[int, ...] | None]
+    theta_shape: ClassVar[tuple[int, ...]]
 
     def shape_for(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one sample's theta for an output of ``size`` (H_out, W_out)."""
-        return self.theta_shape if self.theta_shape is not None else (*size, 2)
+        return (*size, 2) if self.is_dense else self.theta_shape
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether theta has a number pair for each output pixel."""
+        return self.theta_shape[0] == -1
 
     @property
     def num_parameters(self) -> int:
-        if self.theta_shape is None:
+        """Numbers that a localisation network predicts per sample.
+
+        Raises:
+            ValueError: If the family has no fixed number.
+        """
+        if self.is_dense:
             raise ValueError(f"{self!r} has one source coordinate per output pixel, not a fixed number of parameters")
-        count = 1
-        for n in self.theta_shape:
-            count *= n
-        return count
+        return math.prod(self.theta_shape)
 
     @abstractmethod
     def identity_parameters(self) -> Tensor:
@@ -54,10 +61,7 @@ class Transform(ABC):
         """
         count = self.num_parameters
         if parameters.dim() == 0 or parameters.shape[-1] != count:
-            raise ValueError(
-                f"parameters must have shape (..., {count}) for {self!r}; got {_checks.shape(parameters)}"
-            )
-        assert self.theta_shape is not None
+            raise ValueError(f"parameters must have shape (..., {count}) for {self!r}; got {_checks.shape(parameters)}")
         return parameters.unflatten(-1, self.theta_shape)
 
     @abstractmethod
@@ -98,8 +102,6 @@ def centred_lattice(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor
 
 class MatrixTransform(Transform):
     """A transform that is a 2x3 matrix [A | t] on (x, y, 1), with fewer or equally many free numbers."""
-
-    theta_shape: ClassVar[tuple[int, ...]]
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
@@ -213,9 +215,7 @@ class Similarity(MatrixTransform):
         return _matrix(a, -b, tx, b, a, ty)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        return torch.stack(
-            (matrix[..., 0, 0], matrix[..., 1, 0], matrix[..., 0, 2], matrix[..., 1, 2]), dim=-1
-        )
+        return torch.stack((matrix[..., 0, 0], matrix[..., 1, 0], matrix[..., 0, 2], matrix[..., 1, 2]), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Grid(Transform):
     """theta (H_out, W_out, 2): the source (x, y) of every output pixel, as ``grid_sample`` takes it."""
 
     name: ClassVar[str] = "grid"
-    theta_shape: ClassVar[None] = None
+    theta_shape: ClassVar[tuple[int, ...]] = (-1, -1, 2)
 
     def identity_parameters(self) -> Tensor:
         raise ValueError("Grid() has no fixed number of parameters; build the identity with sampling_grid")

@@ -147,7 +147,9 @@ def sample_backward_kernel(
 
 
 @triton.jit
-def sum_parts(total_ptr, parts_ptr, group, block, parts, columns, BLOCK_PARTS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+def sum_parts(
+    total_ptr, parts_ptr, group, block, parts, columns, BLOCK_PARTS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr
+):
     """total[group, column] = sum over parts of parts[group, part, column], in a fixed order, for a block of columns."""
     column = block * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     parts_ptr += group.to(tl.int64) * parts * columns

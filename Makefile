@@ -1,0 +1,47 @@
+# Everything sets itself up: a virtual environment in .venv, with the pinned torch and triton of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: demo test bench aot lint clean help
+
+help:  ## what one can make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## train a plain network and a spatial transformer on distorted digits, and draw what it sees
+	$(BIN)/python -m tstn.demo $(DEMO_ARGS)
+
+# One thread per process: torch's thread pools get in each other's way.
+test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels (in Triton's interpreter where there is no GPU)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:benchmark -q $(TEST_ARGS)
+
+bench: $(VENV)/.dev  ## time what this machine can run against PyTorch's own path
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only -q $(BENCH_ARGS)
+
+aot: $(VENV)/.dev  ## compile every kernel variant for four GPUs, without one, and compare with the table
+	$(BIN)/python -m bench.aot --check
+
+lint: $(VENV)/.dev  ## ruff and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+clean:  ## remove what was set up and written
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("tstn needs Python 3.10 or newer; got " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch, triton and the demo's libraries into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch, triton and the development tools into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,193 @@
+"""What the kernels launch, allocate and touch."""
+
+import itertools
+from collections import Counter
+
+import cases
+import pytest
+import torch
+from cases import Case
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tstn
+from tstn import _configs, _launch
+from tstn._warp import Warp
+from tstn.transforms import NAMED
+
+# Operators that start no kernel: allocations and views.
+SILENT = {"empty", "empty_like", "new_empty", "empty_strided", "view", "detach", "expand", "unsqueeze", "alias", "t"}
+SILENT |= {"_unsafe_view", "select", "slice", "as_strided", "new_empty_strided"}
+
+
+class Watch(TorchDispatchMode):
+    """Counts kernel launches, PyTorch's and ours, and records what is allocated. Ours are not carried out."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.launches = Counter()
+        self.allocated = []
+        monkeypatch.setattr(_launch.Launch, "run", lambda launch, device: self.launches.update([launch.kernel]))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name not in SILENT and not name.startswith("is_"):
+            self.launches[name] += 1
+        if name.startswith(("empty", "new_empty", "zeros", "new_zeros", "full")):
+            self.allocated.append(out.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("batching", ["paired", "shared", "views", "indexed"])
+@pytest.mark.parametrize("transform", cases.TRANSFORMS)
+def test_launches_and_allocations(kernel_place, monkeypatch, transform, batching, dtype):
+    case = Case(transform=transform, batching=batching, dtype=dtype, fill="tensor", size=(40, 50), input_size=(30, 20))
+    size = case.size
+    x = cases.make_input(case, kernel_place.device).requires_grad_()
+    theta, index = cases.make_theta(case, size, kernel_place.device)
+    theta.requires_grad_()
+    fill = torch.randn(case.channels, device=kernel_place.device, requires_grad=True)
+    index = index.to(kernel_place.device) if batching == "indexed" else None
+    saved = []
+
+    def keep(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with Watch(monkeypatch) as watch, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = tstn.spatial_transform(x, theta, transform, size, fill_value=fill, input_index=index)
+    forward = {k: v for k, v in watch.launches.items() if k not in ("aminmax", "_local_scalar_dense", "unbind")}
+    assert forward == {"sample_forward_kernel": 1}
+    assert watch.allocated == [y.numel()]
+    held = {x.data_ptr(), theta.data_ptr(), fill.data_ptr()} | ({index.data_ptr()} if index is not None else set())
+    assert {t.data_ptr() for t in saved} <= held
+
+    with Watch(monkeypatch) as watch:
+        torch.autograd.grad(y, (x, theta, fill), torch.ones_like(y))
+    launched = {k: v for k, v in watch.launches.items() if k != "ones_like"}
+    assert sum(launched.values()) <= 3
+    assert launched["sample_backward_kernel"] == 1
+    coordinates = y.numel() // case.channels * 2
+    gradients = (x.numel(), theta.numel(), fill.numel(), y.numel())
+    assert all(n < coordinates or n in gradients for n in watch.allocated)
+
+
+def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeypatch):
+    """One tile per sample leaves nothing to sum: zero fill and the kernel."""
+    x = torch.rand(4, 1, 8, 8, device=kernel_place.device, requires_grad=True)
+    theta = torch.eye(2, 3, device=kernel_place.device).repeat(4, 1, 1).requires_grad_()
+    y = tstn.spatial_transform(x, theta)
+    grad = torch.ones_like(y)
+    with Watch(monkeypatch) as watch:
+        torch.autograd.grad(y, (x, theta), grad, retain_graph=True)
+    assert watch.launches == {"zero_": 1, "sample_backward_kernel": 1}
+    y = tstn.spatial_transform(x.detach(), theta)
+    with Watch(monkeypatch) as watch:
+        torch.autograd.grad(y, theta, grad)
+    assert watch.launches == {"sample_backward_kernel": 1}
+
+
+def guarded(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tensor inside NaN guard bands, same strides, and the buffer that holds both."""
+    buffer = torch.full((tensor.numel() + 512,), float("nan"), dtype=tensor.dtype, device=tensor.device)
+    inner = buffer[256 : 256 + tensor.numel()].as_strided(tensor.shape, tensor.stride())
+    inner.copy_(tensor)
+    return inner, buffer
+
+
+def intact(buffer: torch.Tensor) -> bool:
+    return bool(buffer[:256].isnan().all() and buffer[-256:].isnan().all())
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(
+    ("transform", "mode"), [("affine", "bilinear"), ("grid", "bilinear"), ("similarity", "nearest")]
+)
+def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, layout, cut):
+    """Everything read lies between NaNs, and everything written starts as NaN and lies between NaNs."""
+    case = Case(transform=transform, layout=layout, channels=5, input_size=(5, 7), size=(6, 9), cut=cut, spread=2.0)
+    device = kernel_place.device
+    x, _ = guarded(cases.make_input(case, device))
+    theta, _ = guarded(cases.make_theta(case, case.size, device)[0].flatten(1))
+    fill, _ = guarded(torch.randn(5, device=device))
+    fill = fill if padding_mode == "zeros" else None
+    warp = Warp(NAMED[transform], case.size, mode, padding_mode)
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    y, y_buffer = guarded(torch.full((2, 5, 6, 9), float("nan"), device=device).contiguous(memory_format=memory_format))
+    with cases.tiles(case):
+        _launch.plan_forward(y, x, theta, fill, None, warp).run(x.device)
+        assert intact(y_buffer)
+        assert torch.isfinite(y).all()
+
+        grad, _ = guarded(torch.randn_like(y))
+        grad_x, grad_x_buffer = guarded(torch.zeros_like(x))
+        grad_theta, grad_theta_buffer = guarded(torch.full_like(theta, float("nan")))
+        if mode == "nearest":
+            grad_theta = None
+        grad_fill, grad_fill_buffer = guarded(torch.full((5,), float("nan"), device=device))
+        if fill is None:
+            grad_fill = None
+        for launch in _launch.plan_backward(grad_x, grad_x, grad_theta, grad_fill, grad, x, theta, fill, None, warp):
+            launch.run(x.device)
+    for buffer, result in (
+        (grad_x_buffer, grad_x),
+        (grad_theta_buffer, grad_theta),
+        (grad_fill_buffer, grad_fill),
+    ):
+        assert intact(buffer)
+        assert result is None or torch.isfinite(result).all()
+
+
+@pytest.mark.parametrize("bad", [-1, 2, 10**12])
+def test_bad_index_reads_nothing(kernel_place, bad):
+    """On a GPU the entries cannot be checked beforehand; a bad one gives NaN and no gradient."""
+    x = torch.rand(2, 3, 4, 5, device=kernel_place.device)
+    theta = torch.eye(2, 3, device=kernel_place.device).repeat(3, 1, 1).flatten(1)
+    index = torch.tensor([1, bad, 0], device=kernel_place.device)
+    warp = Warp(NAMED["affine"], (4, 5))
+    y = _launch.forward(x, theta, None, index, warp)
+    assert torch.equal(y[[0, 2]], x[[1, 0]])
+    assert y[1].isnan().all()
+    grad_x, grad_theta, _ = _launch.backward(torch.ones_like(y), x, theta, None, index, warp, (True, True, False))
+    assert torch.isfinite(grad_x).all()
+    assert (grad_theta[1] == 0).all()
+
+
+def test_offsets_beyond_32_bits(kernel_place):
+    """Strides of more than 2^31 elements, over memory that is not there: only addresses in range are touched."""
+    rows = torch.rand(2, 3, 4, 5, device=kernel_place.device)
+    theta = torch.eye(2, 3, device=kernel_place.device).repeat(2, 1, 1)
+    expected = tstn.spatial_transform(rows, theta)
+    # Size-1 axes may have any stride: the offset of row 0 is 0 whatever the stride says.
+    row = rows[:, :, :1]
+    wide = row.as_strided(row.shape, (row.stride(0), row.stride(1), 2**31 + 5, row.stride(3)))
+    for tensor in (wide, row):
+        launch = _launch.plan_forward(
+            torch.empty(2, 3, 1, 5), tensor, theta.flatten(1), None, None, Warp(NAMED["affine"], (1, 5))
+        )
+        import triton.language as tl
+
+        assert launch.constexprs["OFFSET"] == (tl.int64 if tensor is wide else tl.int32)
+    assert torch.equal(tstn.spatial_transform(wide, theta), tstn.spatial_transform(row, theta))
+    assert torch.equal(expected, rows)
+
+
+def test_too_many_programs_is_an_error(kernel_place):
+    launch = _launch.Launch("sample_forward_kernel", 2**31, (), {})
+    with pytest.raises(ValueError, match="2147483648 programs"):
+        launch.run(torch.device(kernel_place.device))
+
+
+def test_configurations_cover_all_channels():
+    for channels, programs, channels_last in itertools.product(
+        (1, 2, 3, 5, 17, 64, 513), (1, 100, 10**6), (False, True)
+    ):
+        config = _configs.choose(channels_last, channels)
+        run = _configs.channels_per_program(config, programs, channels)
+        assert run % config.block_c == 0
+        splits = -(-channels // run)
+        assert (splits - 1) * run < channels <= splits * run
+        assert splits == 1 or programs * splits <= 2 * _configs.ENOUGH_PROGRAMS
