@@ -218,7 +218,7 @@ def _check(case: Case, device: str, compiled: Callable[[Callable], Callable]) ->
 
 
 def agree(name: str, actual: Tensor, expected: Tensor, scale: Tensor, tolerance: float) -> None:
-    """Each entry within ``tolerance`` of the terms' size there or, as coordinates round too, of a tenth of the largest."""
+    """Each entry within ``tolerance`` of its terms' size or, as coordinates round too, of a tenth of the largest."""
     bound = tolerance * torch.maximum(scale, scale.max() / 10 if scale.numel() else scale)
     error = (actual - expected).abs()
     worst = (error / bound.clamp(min=1e-300)).max().item() if error.numel() else 0.0

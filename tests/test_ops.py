@@ -155,3 +155,28 @@ def test_fake_tensors_go_through_the_op(kernel_place):
         x = torch.empty(2, 3, 5, 6, device=kernel_place.device)
         y = tstn.spatial_transform(x, torch.empty(2, 2, 3, device=kernel_place.device), size=(4, 4))
     assert y.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_torch_func(place, compiled, requires_grad):
+    """Function transforms go through PyTorch's own operators, whatever the backend, and agree with plain autograd."""
+    x, theta, _ = make("affine", place.device, requires_grad=requires_grad)
+
+    def loss(x, theta):
+        return tstn.spatial_transform(x, theta).square().sum()
+
+    leaves = [t.detach().requires_grad_() for t in (x, theta)]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    with torch.no_grad():
+        actual = compiled(torch.func.grad(loss, argnums=(0, 1)))(x, theta)
+        batched = compiled(torch.vmap(torch.func.grad(loss, argnums=1)))(x[:, None], theta[:, None])
+    agree(actual, expected)
+    agree([batched.squeeze(1)], [expected[1]])
+
+
+def test_forward_mode_is_an_error_not_a_zero(place):
+    x, theta, _ = make("affine", place.device, requires_grad=False)
+    with pytest.raises(NotImplementedError, match="forward AD with grid_sampler_2d"):
+        torch.func.jvp(lambda theta: tstn.spatial_transform(x, theta), (theta,), (theta,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
+        tstn.spatial_transform(x, torch.autograd.forward_ad.make_dual(theta, theta))

@@ -30,7 +30,9 @@ def spatial_transform(
         theta maps target to source, (x, y) with x to the right, normalised to [-1, 1]; see :mod:`tstn.transforms`.
         Coordinates are computed in float32 (float64 for a float64 input) whatever the dtypes, also under autocast.
         NaN, infinite and huge coordinates sample the outside. Where padding clips a coordinate, and with
-        ``mode="nearest"``, its gradient is zero; at a whole pixel x the derivative is that of x + 0.
+        ``mode="nearest"``, its gradient is zero; at a whole pixel x the derivative is that of x + 0. Derivatives of
+        higher order and function transforms (``torch.func``) go through plain PyTorch on every backend; forward-mode
+        AD raises NotImplementedError, as ``grid_sample`` does.
 
     Args:
         input: (N, C, H, W), float16, bfloat16, float32 or float64; any strides.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tstn import _launch, reference
 from tstn._backend import backend_for
@@ -22,7 +23,7 @@ def spatial_transform(
     input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp
 ) -> Tensor:
     """Warp input (N, C, H, W) by theta (M, P) to (M, C, H_out, W_out); M is a multiple of N unless indexed."""
-    if backend_for(input) == "torch":
+    if backend_for(input) == "torch" or _is_transformed():
         return reference.spatial_transform(input, theta, fill, input_index, warp)
     if torch.compiler.is_compiling() or not _is_plain(input, theta):
         return _forward_op(input, theta, fill, input_index, *_flatten(warp))
@@ -30,6 +31,11 @@ def spatial_transform(
     if needs_grad and torch.is_grad_enabled():
         return _SpatialTransform.apply(input, theta, fill, input_index, warp)
     return _launch.forward(input, theta, fill, input_index, warp)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func or forward-mode AD is at work, which PyTorch's own operators know how to follow."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_plain(*tensors: Tensor) -> bool:

@@ -23,7 +23,7 @@ def centre_px(size, DTYPE: tl.constexpr):
 def extent_ratio(extent, extent_out, DTYPE: tl.constexpr):
     """Input pixels per output pixel under the identity; exactly 1 for equal sizes, so that whole pixels stay whole."""
     extent_out = tl.maximum(extent_out, 0.5)
-    if tl.float32 == DTYPE:
+    if DTYPE == tl.float32:
         return tl.div_rn(extent, extent_out)
     return extent / extent_out
 
