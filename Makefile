@@ -19,7 +19,8 @@ test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels (in Triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:benchmark -q $(TEST_ARGS)
 
 bench: $(VENV)/.dev  ## time what this machine can run against PyTorch's own path
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only -q $(BENCH_ARGS)
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only -q \
+		--benchmark-group-by=group --benchmark-columns=min,median,iqr,rounds $(BENCH_ARGS)
 
 aot: $(VENV)/.dev  ## compile every kernel variant for four GPUs, without one, and compare with the table
 	$(BIN)/python -m bench.aot --check

@@ -149,6 +149,17 @@ def test_whole_pixel_shift(place, transform, align_corners, mode):
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
 
 
+def test_far_outside_there_is_only_fill_and_no_slope(place):
+    x = torch.randn(1, 3, 4, 5, device=place.device)
+    theta = torch.tensor([[0.3, -0.2, 3.1, 4.7]], device=place.device, requires_grad=True)
+    fill = torch.tensor([0.1, -0.7, 1e3], device=place.device, requires_grad=True)
+    y = tstn.spatial_transform(x, theta, "similarity", (6, 3), fill_value=fill)
+    torch.testing.assert_close(y, fill[:, None, None].expand_as(y), rtol=3e-7, atol=0)
+    grad_theta, grad_fill = torch.autograd.grad(y, (theta, fill), torch.rand_like(y))
+    assert (grad_theta == 0).all()
+    assert (grad_fill > 0).all()
+
+
 def test_hand_worked_2x2(place):
     x = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]], device=place.device)
     # The whole image in one pixel: the mean of its four.
@@ -205,6 +216,9 @@ def test_nonsense_coordinates_are_outside(place, bad, mode, align_corners):
     y = tstn.spatial_transform(x, grid, "grid", (2, 3), fill_value=7.0, **kwargs)
     assert (y[..., nonsense] == 7).all()
     assert (y[..., ~nonsense] <= 1).all()
+    grad_x, grad_grid = torch.autograd.grad(y.sum(), (x, grid))
+    assert torch.isfinite(grad_x).all()
+    assert (grad_grid[0, 1, 1] == 0).all()
     for padding_mode in ("border", "reflection"):
         y = tstn.spatial_transform(x, grid, "grid", (2, 3), padding_mode=padding_mode, **kwargs)
         assert torch.isfinite(y).all()

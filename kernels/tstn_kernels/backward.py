@@ -116,20 +116,19 @@ def sample_backward_kernel(
                     covered = covered & exists
                 if FILL_GRAD:
                     missing += tl.where(covered, 0.0, weight_x * weight_y)
-                covered = tl.expand_dims(covered, CHANNEL_AXIS)
+                seen = tl.expand_dims(covered, CHANNEL_AXIS) & inside & c_inside
                 if INPUT_GRAD:
                     offset = tap_y.to(OFFSET) * grad_input_stride_h + tap_x.to(OFFSET) * grad_input_stride_w
                     offset = tl.expand_dims(offset, CHANNEL_AXIS) + grad_input_offset_c
                     weight = tl.expand_dims(weight_x * weight_y, CHANNEL_AXIS)
-                    tl.atomic_add(
-                        grad_input_ptr + offset, grad * weight, mask=covered & inside & c_inside, sem="relaxed"
-                    )
+                    tl.atomic_add(grad_input_ptr + offset, grad * weight, mask=seen, sem="relaxed")
                 if THETA_GRAD:
                     offset = tap_y.to(OFFSET) * input_stride_h + tap_x.to(OFFSET) * input_stride_w
                     offset = tl.expand_dims(offset, CHANNEL_AXIS) + input_offset_c
-                    tap = tl.load(input_ptr + offset, mask=covered & inside & c_inside, other=0.0).to(DTYPE)
+                    tap = tl.load(input_ptr + offset, mask=seen, other=0.0).to(DTYPE)
                     if FILL != "none":
-                        tap = tl.where(covered, tap, fill)
+                        # The slopes add up to zero: measured from the fill, taps outside add nothing, exactly.
+                        tap = tl.where(seen, tap - fill, 0.0)
                     tap *= grad
                     grad_x += tap * tl.expand_dims(tap_slope(past_x, i, MODE) * weight_y, CHANNEL_AXIS)
                     grad_y += tap * tl.expand_dims(weight_x * tap_slope(past_y, j, MODE), CHANNEL_AXIS)

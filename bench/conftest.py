@@ -1,0 +1,80 @@
+"""Options of the benchmark suite, and the summary that says what was measured and on what."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tstn
+from bench.report import Figure, table
+
+_figures: pytest.StashKey[list[Figure]] = pytest.StashKey()
+_deadline: pytest.StashKey[float] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options beside those of pytest-benchmark."""
+    group = parser.getgroup("tstn")
+    group.addoption("--figures", type=Path, help="append each finished figure to this file, one JSON object a line")
+    group.addoption("--deadline", type=float, default=float("inf"), help="skip what has not begun after these seconds")
+    group.addoption("--quick", action="store_true", help="few rounds and no torch.compile")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the clock."""
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        raise pytest.UsageError("a benchmark of Triton's interpreter says nothing; unset TRITON_INTERPRET")
+    config.stash[_figures] = []
+    deadline: Any = config.getoption("deadline")
+    config.stash[_deadline] = time.monotonic() + deadline
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Heed the deadline."""
+    if time.monotonic() > item.config.stash[_deadline]:
+        pytest.skip("out of time")
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[Figure], None]:
+    """Keep a figure for the summary and write it to the file of ``--figures``."""
+
+    def keep(figure: Figure) -> None:
+        request.config.stash[_figures].append(figure)
+        path: Path | None = request.config.getoption("figures")
+        if path is not None:
+            with path.open("a") as file:
+                file.write(json.dumps(figure) + "\n")
+
+    return keep
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was measured, on what, and every ratio, losses included."""
+    figures = config.stash[_figures]
+    if not figures:
+        return
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    write = terminalreporter.write_line
+    write("")
+    write(f"tstn {tstn.__version__}, PyTorch {torch.__version__}, {device}, backend {figures[0]['backend']!r}")
+    if not cuda:
+        write("On a CPU this is tstn's plain PyTorch backend, with small batches. It says nothing about the kernels.")
+    write("Median of tstn, and how many times as long each other takes: above 1, tstn is faster.")
+    write("A ready grid is a reference, not a peer: its coordinates cost nothing.")
+    for clock, title in {"gpu": "GPU time, cold cache", "wall": "Time from call to result"}.items():
+        if any(figure[clock] for figure in figures):
+            write("")
+            write(title)
+            for line in table(figures, clock):
+                write(line)
