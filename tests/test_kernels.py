@@ -182,10 +182,10 @@ def test_too_many_programs_is_an_error(kernel_place):
 
 
 def test_configurations_cover_all_channels():
-    for channels, programs, channels_last in itertools.product(
-        (1, 2, 3, 5, 17, 64, 513), (1, 100, 10**6), (False, True)
+    for channels, programs, channels_last, itemsize in itertools.product(
+        (1, 2, 3, 5, 17, 64, 513), (1, 100, 10**6), (False, True), (2, 4, 8)
     ):
-        config = _configs.choose(channels_last, channels)
+        config = _configs.choose(channels_last, channels, itemsize)
         run = _configs.channels_per_program(config, programs, channels)
         assert run % config.block_c == 0
         splits = -(-channels // run)

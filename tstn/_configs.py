@@ -14,31 +14,37 @@ class Config:
     tile_w: int
     # Channels held in registers at a time.
     block_c: int
-    num_warps: int
+    num_warps: int = 4
 
 
-# Lanes over pixels; a few channels per lane keep several independent loads in flight.
-PIXELS_C1 = Config(tile_h=16, tile_w=8, block_c=1, num_warps=4)
-PIXELS_C2 = Config(tile_h=16, tile_w=8, block_c=2, num_warps=4)
-PIXELS = Config(tile_h=16, tile_w=8, block_c=4, num_warps=4)
-# Lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each.
-CHANNELS = Config(tile_h=4, tile_w=4, block_c=64, num_warps=4)
-CHANNELS_FEW = Config(tile_h=8, tile_w=8, block_c=8, num_warps=4)
+# NCHW, lanes over pixels; a few channels per lane keep several independent loads in flight.
+PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
+PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
+PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# channels_last, lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each. More values
+# per lane than here spill in the backward pass.
+CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
+CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
+CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64)
+# Values of 64 bits take two registers each.
+CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4)
+CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
 # The interpreter's cost is per program, whatever its size.
-INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4, num_warps=4)
+INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4)
 
 # Programs below which the card's multiprocessors (about 130, several programs each) would idle: channels are then
 # split over programs, at the cost of computing the coordinates again.
 ENOUGH_PROGRAMS = 1024
 
 
-def choose(channels_last: bool, channels: int) -> Config:
-    """The configuration for an input of ``channels`` channels."""
-    if channels_last:
-        return CHANNELS if channels > 16 else CHANNELS_FEW
-    if channels == 1:
-        return PIXELS_C1
-    return PIXELS_C2 if channels == 2 else PIXELS
+def choose(channels_last: bool, channels: int, itemsize: int) -> Config:
+    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each."""
+    double = itemsize == 8
+    if not channels_last:
+        return PIXELS_1 if channels == 1 else PIXELS_2 if channels == 2 or double else PIXELS_4
+    if double:
+        return CHANNELS_4_DOUBLE if channels <= 16 else CHANNELS_32_DOUBLE
+    return CHANNELS_4 if channels <= 4 else CHANNELS_8 if channels <= 16 else CHANNELS_64
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:

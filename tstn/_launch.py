@@ -209,7 +209,9 @@ def plan_backward(
 def _cut(input: Tensor, theta: Tensor, warp: Warp, splittable: bool) -> tuple[_configs.Config, int, int]:
     """The configuration, the number of programs, and the channels that one of them has."""
     channels = input.shape[1]
-    config = _configs.INTERPRETER if INTERPRETED else _configs.choose(is_channels_last(input), channels)
+    config = _configs.INTERPRETER
+    if not INTERPRETED:
+        config = _configs.choose(is_channels_last(input), channels, input.element_size())
     height, width = warp.size
     programs = theta.shape[0] * -(-height // config.tile_h) * -(-width // config.tile_w)
     run_of_channels = _configs.channels_per_program(config, programs if splittable else INT32_MAX, channels)

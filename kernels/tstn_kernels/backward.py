@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import program_place, source_image, target_frame, target_tile
-from tstn_kernels.interpolation import source_taps, tap_slope, tap_weight
+from tstn_kernels.interpolation import covered_weight, source_taps, tap_slope, tap_weight
 from tstn_kernels.rounding import rounded
 
 
@@ -88,6 +88,8 @@ def sample_backward_kernel(
     grad_output_offset = tl.expand_dims(grad_output_offset, CHANNEL_AXIS)
     inside = tl.expand_dims(in_tile, CHANNEL_AXIS)
 
+    if FILL_GRAD:
+        missing = 1.0 - covered_weight(first_x, past_x, W, MODE) * covered_weight(first_y, past_y, H, MODE)
     c_lane = tl.expand_dims(tl.arange(0, BLOCK_C), PIXEL_AXIS)
     grad_x = tl.zeros((inside & (c_lane >= 0)).shape, DTYPE)
     grad_y = tl.zeros(grad_x.shape, DTYPE)
@@ -104,7 +106,6 @@ def sample_backward_kernel(
         elif FILL == "channel":
             fill = tl.load(fill_ptr + c * fill_stride, mask=c < C, other=0.0).to(DTYPE)
             fill = tl.expand_dims(fill, PIXEL_AXIS)
-        missing = tl.zeros(x.shape, DTYPE)
         for j in tl.static_range(TAPS):
             for i in tl.static_range(TAPS):
                 tap_x = first_x + i
@@ -114,8 +115,6 @@ def sample_backward_kernel(
                 covered = (tap_x >= 0) & (tap_x < W) & (tap_y >= 0) & (tap_y < H)
                 if INDEXED:
                     covered = covered & exists
-                if FILL_GRAD:
-                    missing += tl.where(covered, 0.0, weight_x * weight_y)
                 seen = tl.expand_dims(covered, CHANNEL_AXIS) & inside & c_inside
                 if INPUT_GRAD:
                     offset = tap_y.to(OFFSET) * grad_input_stride_h + tap_x.to(OFFSET) * grad_input_stride_w

@@ -45,6 +45,15 @@ def tap_slope(past, TAP: tl.constexpr, MODE: tl.constexpr):
 
 
 @triton.jit
+def covered_weight(first, past, size, MODE: tl.constexpr):
+    """Weight of an axis's taps that lie inside the image; a footprint's is the product of its axes'."""
+    weight = tl.where((first >= 0) & (first < size), tap_weight(past, 0, MODE), 0.0)
+    if MODE != "nearest":
+        weight += tl.where((first >= -1) & (first + 1 < size), tap_weight(past, 1, MODE), 0.0)
+    return weight
+
+
+@triton.jit
 def source_taps(
     offset_px,
     size,

@@ -1,0 +1,200 @@
+"""What the ahead-of-time gate compiles: the common workloads, and a cover of every pair of options.
+
+A case is one call of :func:`tstn.spatial_transform`; its launches are the library's own, for tensors without
+memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, product
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from tstn import _checks, _launch
+from tstn._warp import Warp
+from tstn.transforms import NAMED
+
+Setting = tuple[str, str]
+Axes = Mapping[str, tuple[str, ...]]
+
+# Every option that changes what is compiled. The first value of each is the usual one.
+AXES: Axes = {
+    "transform": ("affine", *(name for name in NAMED if name != "affine")),
+    "mode": _checks.MODES,
+    "outside": (*_checks.PADDING_MODES, "scalar_fill", "channel_fill"),
+    "corners": ("edges", "corners"),
+    "dtype": ("float32", "float16", "bfloat16", "float64"),
+    "theta_dtype": ("theta_float32", "theta_float16", "theta_bfloat16", "theta_float64"),
+    "layout": ("nchw1", "nchw2", "nchw3", "nchw64", "nhwc64", "nhwc3"),
+    "size": ("64x64", "33x35"),
+    "index": ("paired", "indexed"),
+    "offsets": ("int32", "int64"),
+    "gradients": ("input+theta", "input", "theta", "fill", "input+fill", "theta+fill", "input+theta+fill"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: input of ``shape`` (N, C, H, W), ``thetas`` warps to ``size``, and the gradients wanted."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    size: tuple[int, int]
+    thetas: int
+    transform: str = "affine"
+    mode: str = "bilinear"
+    # A padding mode, or "scalar_fill" or "channel_fill".
+    outside: str = "zeros"
+    align_corners: bool = False
+    dtype: str = "float32"
+    theta_dtype: str = "float32"
+    channels_last: bool = False
+    indexed: bool = False
+    # Names joined by "+"; empty for the forward pass alone.
+    gradients: str = "input+theta"
+
+
+COMMON = (
+    Case("mnist", (256, 1, 28, 28), (28, 28), 256),
+    Case("mnist_first_layer", (256, 1, 28, 28), (28, 28), 256, gradients="theta"),
+    Case("svhn_first_layer", (128, 3, 64, 64), (64, 64), 128, gradients="theta"),
+    Case("svhn_inner", (128, 48, 32, 32), (32, 32), 128),
+    Case("feature_nchw_float32", (32, 256, 64, 64), (64, 64), 32),
+    Case("feature_nhwc_float32", (32, 256, 64, 64), (64, 64), 32, channels_last=True),
+    Case("feature_nchw_bfloat16", (32, 256, 64, 64), (64, 64), 32, dtype="bfloat16"),
+    Case("feature_nhwc_bfloat16", (32, 256, 64, 64), (64, 64), 32, dtype="bfloat16", channels_last=True),
+    Case("birds", (16, 3, 448, 448), (224, 224), 64, "attention", gradients="theta"),
+    Case("birds_bfloat16", (16, 3, 448, 448), (224, 224), 64, "attention", dtype="bfloat16", gradients="theta"),
+    Case("augmentation", (64, 3, 224, 224), (224, 224), 64, outside="reflection", gradients=""),
+    Case("grid_sample", (8, 3, 256, 256), (256, 256), 8, "grid"),
+)
+
+
+def possible(a: Setting, b: Setting) -> bool:
+    """Whether one call can have both: nearest has no slope for theta, a scalar fill no gradient."""
+    chosen = dict((a, b))
+    gradients = chosen.get("gradients", "").split("+")
+    if "theta" in gradients and chosen.get("mode") == "nearest":
+        return False
+    return "fill" not in gradients or chosen.get("outside", "channel_fill") == "channel_fill"
+
+
+def cover(axes: Axes, possible: Callable[[Setting, Setting], bool]) -> list[dict[str, str]]:
+    """Few rows, one value per axis, in which every possible pair of settings occurs; always the same ones.
+
+    Each row starts from the first pair still missing and takes, axis by axis, the value that adds most pairs,
+    among equals the one used least.
+    """
+    settings = [[(axis, value) for value in values] for axis, values in axes.items()]
+    missing = {frozenset(pair): None for a, b in combinations(settings, 2) for pair in product(a, b) if possible(*pair)}
+    used = Counter[Setting]()
+
+    def gain(choice: Setting, row: list[Setting]) -> int:
+        return sum(frozenset((choice, other)) in missing for other in row)
+
+    rows = []
+    while missing:
+        row = list(next(iter(missing)))
+        for choices in settings:
+            if any(choice in row for choice in choices):
+                continue
+            allowed = [choice for choice in choices if all(possible(choice, other) for other in row)]
+            row.append(max(allowed, key=lambda choice: (gain(choice, row), -used[choice])))
+        used.update(row)
+        for pair in combinations(row, 2):
+            missing.pop(frozenset(pair), None)
+        rows.append({axis: dict(row)[axis] for axis in axes})
+    return rows
+
+
+def everything(axes: Axes, possible: Callable[[Setting, Setting], bool]) -> Iterator[dict[str, str]]:
+    """Every possible combination of settings."""
+    for values in product(*axes.values()):
+        row = dict(zip(axes, values, strict=True))
+        if all(possible(*pair) for pair in combinations(row.items(), 2)):
+            yield row
+
+
+def case_of(row: Mapping[str, str]) -> Case:
+    """The call that has the given value on each of AXES."""
+    height, width = (int(side) for side in row["size"].split("x"))
+    far = row["offsets"] == "int64"
+    # Too many pixels for 32-bit offsets within one sample; a multiple of 16, so that sizes divide as before.
+    beyond = 65536 if far else 0
+    return Case(
+        name="-".join(row.values()),
+        shape=(1 if far else 8, int(row["layout"][4:]), height + beyond, width + beyond),
+        size=(height, width),
+        thetas=8,
+        transform=row["transform"],
+        mode=row["mode"],
+        outside=row["outside"],
+        align_corners=row["corners"] == "corners",
+        dtype=row["dtype"],
+        theta_dtype=row["theta_dtype"].removeprefix("theta_"),
+        channels_last=row["layout"].startswith("nhwc"),
+        indexed=row["index"] == "indexed",
+        gradients=row["gradients"],
+    )
+
+
+def heaviest(axes: Axes) -> list[dict[str, str]]:
+    """Where registers are scarcest, in each layout: a cover of pairs does not bring these settings together."""
+    usual = {axis: values[0] for axis, values in axes.items()}
+    extras = (
+        {"dtype": "float64"},
+        {"dtype": "float64", "outside": "reflection", "index": "indexed", "offsets": "int64"},
+        {"outside": "channel_fill", "index": "indexed", "offsets": "int64", "gradients": "input+theta+fill"},
+    )
+    return [usual | {"layout": layout} | extra for layout in axes["layout"] for extra in extras]
+
+
+def gate_cases() -> list[Case]:
+    """The cases that the table holds."""
+    rows = [*heaviest(AXES), *cover(AXES, possible)]
+    return [*COMMON, *(case_of(row) for row in rows)]
+
+
+def all_cases() -> Iterator[Case]:
+    """The common cases, then every combination of options."""
+    yield from COMMON
+    yield from map(case_of, everything(AXES, possible))
+
+
+def launches(case: Case) -> list[_launch.Launch]:
+    """What the forward and backward passes of a call launch, in order."""
+    dtype = getattr(torch, case.dtype)
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
+    transform = NAMED[case.transform]
+    input = torch.empty(case.shape, dtype=dtype, device="meta", memory_format=layout)
+    numbers = math.prod(transform.shape_for(case.size))
+    theta = torch.empty(case.thetas, numbers, dtype=getattr(torch, case.theta_dtype), device="meta")
+    fill = input.new_empty(case.shape[1]) if case.outside == "channel_fill" else None
+    index = torch.empty(case.thetas, dtype=torch.int64, device="meta") if case.indexed else None
+    padding = "zeros" if case.outside.endswith("fill") else case.outside
+    value = 0.5 if case.outside == "scalar_fill" else 0.0
+    warp = Warp(transform, case.size, case.mode, padding, case.align_corners, value)
+    recorded: list[_launch.Launch] = []
+
+    def record(launch: _launch.Launch, device: torch.device) -> None:
+        recorded.append(launch)
+
+    with mock.patch.object(_launch.Launch, "run", record):
+        operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Warp] = (
+            input,
+            theta,
+            fill,
+            index,
+            warp,
+        )
+        output = _launch.forward(*operands)
+        if case.gradients:
+            wanted = case.gradients.split("+")
+            _launch.backward(output, *operands, ("input" in wanted, "theta" in wanted, "fill" in wanted))
+    return recorded

@@ -1,0 +1,218 @@
+"""Compile a launch for a GPU that need not be here, and read the machine code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import tstn_kernels
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from bench.aot_cases import Case, launches
+from tstn._launch import Launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+SASS_LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
+SASS_WIDTHS = {"U8": "1", "S8": "1", "U16": "2", "S16": "2", "64": "8", "128": "16", "256": "32"}
+AMDGCN_LINE = re.compile(r"^\t([a-z]\w+)", re.MULTILINE)
+AMDGCN_ACCESS = re.compile(r"(?:global|buffer|flat)_(load|store|atomic)_(\w+)")
+AMDGCN_WIDTHS = {
+    "byte": "1",
+    "ubyte": "1",
+    "sbyte": "1",
+    "short": "2",
+    "ushort": "2",
+    "sshort": "2",
+    "dword": "4",
+    "dwordx2": "8",
+    "dwordx3": "12",
+    "dwordx4": "16",
+}
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the machine code of a kernel has, each instruction counted once, also within a loop.
+
+    Attributes:
+        registers: Vector registers per thread.
+        scalar_registers: Registers per wavefront (AMD).
+        spills: Instructions that reach local memory (NVIDIA), or registers spilled (AMD).
+        stack: Bytes of local memory per thread.
+        loads: Number of loads from global memory by bytes per thread.
+        stores: Number of stores to global memory by bytes per thread.
+        reductions: Number of atomic operations by form: ``RED.F32x4`` adds four float32 at once, ``ATOM``
+            returns the value before, ``CAS`` is a compare-and-swap.
+        instructions: Instructions of the kernel, without padding.
+        per_element: Instructions times threads of a program over output elements of a program.
+    """
+
+    registers: int
+    scalar_registers: int
+    spills: int
+    stack: int
+    loads: dict[str, int]
+    stores: dict[str, int]
+    reductions: dict[str, int]
+    instructions: int
+    per_element: float
+
+
+def width(form: str) -> int:
+    """Bytes per thread of an access; 0 for a compare-and-swap, which is worse than any reduction."""
+    kind, _, operand = form.rpartition(".")
+    if not kind:
+        return int(operand)
+    number = re.fullmatch(r"[A-Z]+(\d+)(?:x(\d+))?", operand)
+    return int(number[1]) * int(number[2] or 1) // 8 if number else 0
+
+
+def specialize(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
+    """A launch's source and compiler options; Triton's own launcher code specialises the arguments."""
+    kernel = getattr(tstn_kernels, launch.kernel)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    keywords = {**launch.constexprs, "num_warps": launch.num_warps, "enable_fp_fusion": True}
+    bound, specialization, options = bind(*launch.arguments, **keywords)
+    options, signature, constexprs, attrs = kernel._pack_args(backend, keywords, bound, specialization, options)
+    return ASTSource(kernel, signature, constexprs, attrs), options.__dict__
+
+
+def compiled_code(launch: Launch, target: GPUTarget) -> Code:
+    """Compile a launch and read what came out."""
+    source, options = specialize(launch, target)
+    kernel = triton.compile(source, target=target, options=options)
+    sizes = launch.constexprs
+    elements = sizes["BLOCK"] if "BLOCK" in sizes else sizes["TILE_H"] * sizes["TILE_W"] * sizes["BLOCK_C"]
+    threads_per_element = launch.num_warps * target.warp_size / elements
+    if target.backend == "hip":
+        return amdgcn_code(kernel.asm["amdgcn"], threads_per_element)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(kernel.asm["cubin"])
+        cubin.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", cubin.name]
+        dump = subprocess.run(command, capture_output=True, text=True, check=True)
+    return sass_code(dump.stdout, threads_per_element)
+
+
+def case_code(job: tuple[str, Case, int, str]) -> tuple[str, str, Code | str]:
+    """Variant, target and code of (variant, case, which of its launches, target), or why there is none."""
+    variant, case, position, target = job
+    launch = launches(case)[position]
+    with tempfile.TemporaryFile("w+") as log:
+        try:
+            with _compiler_output(log.fileno()):
+                return variant, target, compiled_code(launch, TARGETS[target])
+        except Exception as error:
+            # The compiler prints what was wrong, then the whole program, and its exception says nothing.
+            log.seek(0)
+            reason = next((line.strip() for line in log if "error: " in line), repr(error))
+            return variant, target, reason
+
+
+@contextlib.contextmanager
+def _compiler_output(descriptor: int) -> Iterator[None]:
+    """Send what native code writes to standard error to another file descriptor."""
+    stderr = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def sass_code(dump: str, threads_per_element: float) -> Code:
+    """Read NVIDIA machine code, as ``cuobjdump -res-usage -sass`` prints it."""
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", dump)
+    if usage is None:
+        raise ValueError("the dump says nothing about registers")
+    counts = {"loads": Counter[str](), "stores": Counter[str](), "reductions": Counter[str]()}
+    spills = instructions = 0
+    for address, opcode, operands in SASS_LINE.findall(dump):
+        # A kernel ends in a branch to itself and NOPs, which never run.
+        if opcode == "NOP" or (opcode == "BRA" and operands.strip() == f"0x{int(address, 16):x}"):
+            continue
+        instructions += 1
+        kind, *modifiers = opcode.split(".")
+        if kind in ("LDL", "STL"):
+            spills += 1
+        elif kind in ("LDG", "STG"):
+            widths = [SASS_WIDTHS[modifier] for modifier in modifiers if modifier in SASS_WIDTHS]
+            counts["loads" if kind == "LDG" else "stores"][widths[0] if widths else "4"] += 1
+        elif kind in ("RED", "REDG", "ATOM", "ATOMG"):
+            operand = next((m for m in modifiers if m == "CAS" or re.fullmatch(r"(B?F|[SU])\d+(x\d+)?", m)), "U32")
+            counts["reductions"][f"{kind.removesuffix('G')}.{operand}"] += 1
+    return Code(
+        registers=int(usage[1]),
+        scalar_registers=0,
+        spills=spills,
+        stack=int(usage[2]),
+        **{name: _by_width(forms) for name, forms in counts.items()},
+        instructions=instructions,
+        per_element=round(instructions * threads_per_element, 3),
+    )
+
+
+def amdgcn_code(assembly: str, threads_per_element: float) -> Code:
+    """Read AMD assembly, as Triton returns it."""
+    counts = {"loads": Counter[str](), "stores": Counter[str](), "reductions": Counter[str]()}
+    instructions = 0
+    for opcode in AMDGCN_LINE.findall(assembly.partition("\n.Lfunc_end")[0]):
+        if opcode == "s_nop":
+            continue
+        instructions += 1
+        access = AMDGCN_ACCESS.fullmatch(opcode)
+        if access is None:
+            continue
+        if access[1] == "atomic":
+            counts["reductions"][_amdgcn_reduction(access[2])] += 1
+        else:
+            counts[f"{access[1]}s"][AMDGCN_WIDTHS[access[2].partition("_d16")[0]]] += 1
+
+    def field(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", assembly)
+        if found is None:
+            raise ValueError(f"the assembly's metadata has no {name}")
+        return int(found[1])
+
+    return Code(
+        registers=field("vgpr_count"),
+        scalar_registers=field("sgpr_count"),
+        spills=field("vgpr_spill_count") + field("sgpr_spill_count"),
+        stack=field("private_segment_fixed_size"),
+        **{name: _by_width(forms) for name, forms in counts.items()},
+        instructions=instructions,
+        per_element=round(instructions * threads_per_element, 3),
+    )
+
+
+def _amdgcn_reduction(name: str) -> str:
+    """``add_f32`` as RED.F32, ``pk_add_bf16`` as RED.BF16x2."""
+    if name.startswith("cmpswap"):
+        return "RED.CAS"
+    operand = name.split("_")[-1].upper()
+    if not re.fullmatch(r"(B?F|[SUI])\d+", operand):
+        operand = "U64" if name.endswith("_x2") else "U32"
+    return f"RED.{operand}x2" if name.startswith("pk_") else f"RED.{operand}"
+
+
+def _by_width(forms: Counter[str]) -> dict[str, int]:
+    return dict(sorted(forms.items(), key=lambda item: (width(item[0]), item[0])))
