@@ -12,7 +12,8 @@ help:  ## what one can make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo  ## train a plain network and a spatial transformer on distorted digits, and draw what it sees
-	$(BIN)/python -m tstn.demo $(DEMO_ARGS)
+	@# Threads that wait without spinning: on a busy machine spinning ones take each other's time.
+	OMP_WAIT_POLICY=passive $(BIN)/python -m tstn.demo $(DEMO_ARGS)
 
 # One thread per process: torch's thread pools get in each other's way.
 test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels (in Triton's interpreter where there is no GPU)
