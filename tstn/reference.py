@@ -58,21 +58,28 @@ def _sample(source: Tensor, grid: Tensor, warp: Warp) -> Tensor:
 
 def _aten_coordinate(x: Tensor, size: int, warp: Warp) -> Tensor:
     """Pixels along an axis of ``size`` to the padded, normalised coordinate at which ATen finds the right taps."""
-    if warp.padding_mode == "zeros":
-        # Two pixels outside are as good as infinitely many; the taps there weigh nothing.
-        x = x.nan_to_num(nan=-2.0).clamp(-2, size + 1)
-    else:
-        x = torch.where(x.abs() < HUGE_PX, x, x.detach().nan_to_num(nan=0.0).clamp(0, size - 1))
-        if warp.padding_mode == "reflection":
-            x = _reflected(x, size, warp.align_corners)
-        # ATen's rule: no gradient at or beyond the edge.
-        x = torch.where((x > 0) & (x < size - 1), x, x.detach().clamp(0, size - 1))
+    if warp.padding_mode != "zeros":
+        x = _clipped(x, size, warp)
     if warp.mode == "nearest":
         x = x.round()
-    normalised = (x - (size - 1) / 2) / (size / 2)
+    normalised = (x - (size - 1) / 2).div_(size / 2)
+    if warp.padding_mode == "zeros":
+        # Two pixels outside are as good as infinitely many, and so is NaN; the taps there weigh nothing.
+        outside = 1 + 3 / size
+        normalised = torch.where(normalised.abs() < outside, normalised, -outside)
     # By rounding, ATen may find a whole pixel just below itself, where the left derivative holds. This is the least
     # that always brings it to the right one's side.
-    return normalised + (x == x.floor()) * torch.finfo(x.dtype).eps
+    on_lattice = x.detach().floor().eq_(x.detach())
+    return normalised.add_(on_lattice, alpha=torch.finfo(x.dtype).eps)
+
+
+def _clipped(x: Tensor, size: int, warp: Warp) -> Tensor:
+    """Coordinates in pixels, reflected if asked for, and clipped by ATen's rule: no gradient at or beyond the edge."""
+    clipped = x.detach().nan_to_num(nan=0.0).clamp(0, size - 1)
+    if warp.padding_mode == "reflection":
+        x = _reflected(torch.where(x.abs() < HUGE_PX, x, clipped), size, warp.align_corners)
+        clipped = x.detach().clamp(0, size - 1)
+    return torch.where((x > 0) & (x < size - 1), x, clipped)
 
 
 def _reflected(x: Tensor, size: int, align_corners: bool) -> Tensor:
