@@ -77,7 +77,9 @@ def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeyp
     """One tile per sample leaves nothing to sum: zero fill and the kernel."""
     x = torch.rand(4, 1, 8, 8, device=kernel_place.device, requires_grad=True)
     theta = torch.eye(2, 3, device=kernel_place.device).repeat(4, 1, 1).requires_grad_()
-    y = tstn.spatial_transform(x, theta)
+    with Watch(monkeypatch) as watch:
+        y = tstn.spatial_transform(x, theta, fill_value=0.5)
+    assert watch.launches == {"sample_forward_kernel": 1}
     grad = torch.ones_like(y)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, (x, theta), grad, retain_graph=True)

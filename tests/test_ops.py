@@ -4,7 +4,6 @@ import cases
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 import tstn
 
@@ -49,8 +48,10 @@ def test_first_and_second_derivatives(place, transform, mode, padding_mode, alig
     fast = place == ("triton", "cpu") and mode != "nearest"
     if mode == "nearest":
         x, theta = x[:1, :, :3, :3].detach().requires_grad_(), theta[:1].detach().requires_grad_()
-    assert torch.autograd.gradcheck(warp, (x, theta, fill), fast_mode=fast)
-    assert torch.autograd.gradgradcheck(warp, (x, theta, fill), fast_mode=fast)
+    # On a GPU the input's gradient is summed by atomics, ours and PyTorch's: its last bits may change.
+    options = {"fast_mode": fast, "nondet_tol": 1e-9 if place.device == "cuda" else 0.0}
+    assert torch.autograd.gradcheck(warp, (x, theta, fill), **options)
+    assert torch.autograd.gradgradcheck(warp, (x, theta, fill), **options)
 
 
 def test_second_derivative_when_only_some_inputs_need_it(place):
@@ -118,12 +119,17 @@ def agree(actual, expected):
 def test_training_step_compiles_once_for_all_sizes(place):
     torch.compiler.reset()
     model = Classifier().to(place.device)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
     for shape in ((4, 1, 20, 22), (6, 1, 18, 30), (8, 1, 25, 17), (5, 1, 31, 31)):
         x = torch.rand(shape, device=place.device)
         agree(gradients(model, compiled, x), gradients(model, model, x))
-    assert counter.frame_count == 1
+    assert len(graphs) == 1
 
 
 def test_training_step_through_inductor(place):

@@ -1,4 +1,3 @@
-import dataclasses
 import random
 
 import cases
@@ -6,8 +5,6 @@ import oracle
 import pytest
 import torch
 from cases import Case
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import tstn
 
@@ -95,20 +92,6 @@ def test_random_configurations(place):
     rng = random.Random(1)
     for _ in range(400 if place == ("torch", "cpu") or place.device == "cuda" else 60):
         cases.check(cases.draw(rng), place.device)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**31), change=st.data())
-def test_properties_of_any_configuration(place, seed, change):
-    """A smaller failing configuration is searched for along the options that matter most."""
-    case = dataclasses.replace(
-        cases.draw(random.Random(seed)),
-        channels=change.draw(st.integers(1, 5)),
-        batch=change.draw(st.integers(1, 3)),
-        input_size=change.draw(st.tuples(st.integers(1, 7), st.integers(1, 7))),
-        cut=change.draw(st.booleans()),
-    )
-    cases.check(case, place.device)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (28, 28), (1, 6), (63, 65)], ids=str)

@@ -43,7 +43,10 @@ class Launch(NamedTuple):
 
 
 def forward(input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp) -> Tensor:
-    """Warp input (N, C, H, W) by theta (M, P) to (M, C, H_out, W_out) in one launch."""
+    """Warp input (N, C, H, W) by theta (M, P) to (M, C, H_out, W_out) in one launch.
+
+    A scalar fill of a float64 input is first put in memory, a second launch.
+    """
     output = torch.empty(
         (theta.shape[0], input.shape[1], *warp.size),
         dtype=input.dtype,
