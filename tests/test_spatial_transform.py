@@ -254,10 +254,10 @@ def test_nearest_rounds_half_to_even(place):
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 5), (1, 3, 1, 5), (2, 5, 4, 1)], ids=str)
-def test_memory_format_is_kept(place, shape):
+def test_memory_format_is_kept(place, compiled, shape):
     x = torch.rand(shape, device=place.device).contiguous(memory_format=torch.channels_last).requires_grad_()
     theta = torch.eye(2, 3, device=place.device).expand(shape[0], 2, 3)
-    y = tstn.spatial_transform(x, theta, size=(3, 4))
+    y = compiled(tstn.spatial_transform)(x, theta, size=(3, 4))
     assert y.is_contiguous(memory_format=torch.channels_last)
     (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert grad.is_contiguous(memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ def spatial_transform(
     grid = torch.stack((_aten_coordinate(x, width, warp), _aten_coordinate(y, height, warp)), dim=-1)
 
     source = input
-    if is_channels_last(input) and not torch.compiler.is_compiling():
+    if is_channels_last(input):
         source = _KeepChannelsLast.apply(source)
     source = source.to(dtype)
     if input_index is not None:
