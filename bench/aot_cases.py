@@ -14,18 +14,26 @@ from itertools import combinations, product
 from unittest import mock
 
 import torch
-from torch import Tensor
 
-from tstn import _checks, _launch
-from tstn._warp import Warp
-from tstn.transforms import NAMED
+from tstn import _checks, _launch, examples
+from tstn._warp import Needed, Operands, Warp
+from tstn.thin_plate import ThinPlateSpline
+from tstn.transforms import NAMED, Transform
 
 Setting = tuple[str, str]
 Axes = Mapping[str, tuple[str, ...]]
 
+TRANSFORMS: Mapping[str, Transform] = {
+    **NAMED,
+    "thin_plate_spline": ThinPlateSpline((4, 5)),
+    "lens": examples.lens_distortion(),
+    "polar": examples.polar(),
+    "moebius": examples.moebius(),
+}
+
 # Every option that changes what is compiled. The first value of each is the usual one.
 AXES: Axes = {
-    "transform": ("affine", *(name for name in NAMED if name != "affine")),
+    "transform": ("affine", *(name for name in TRANSFORMS if name != "affine")),
     "mode": _checks.MODES,
     "outside": (*_checks.PADDING_MODES, "scalar_fill", "channel_fill"),
     "corners": ("edges", "corners"),
@@ -35,6 +43,9 @@ AXES: Axes = {
     "size": ("64x64", "33x35"),
     "index": ("paired", "indexed"),
     "offsets": ("int32", "int64"),
+    # A displacement field beside theta, read or also differentiated.
+    "flow": ("plain", "flow", "flow_gradient"),
+    "sums": ("atomic", "deterministic"),
     "gradients": ("input+theta", "input", "theta", "fill", "input+fill", "theta+fill", "input+theta+fill"),
 }
 
@@ -56,7 +67,9 @@ class Case:
     theta_dtype: str = "float32"
     channels_last: bool = False
     indexed: bool = False
-    # Names joined by "+"; empty for the forward pass alone.
+    flow: str = "plain"
+    deterministic: bool = False
+    # Names joined by "+"; empty for the forward pass alone. A dense theta's is its field's.
     gradients: str = "input+theta"
 
 
@@ -73,14 +86,27 @@ COMMON = (
     Case("birds_bfloat16", (16, 3, 448, 448), (224, 224), 64, "attention", dtype="bfloat16", gradients="theta"),
     Case("augmentation", (64, 3, 224, 224), (224, 224), 64, outside="reflection", gradients=""),
     Case("grid_sample", (8, 3, 256, 256), (256, 256), 8, "grid"),
+    Case("mnist_spline", (256, 1, 28, 28), (28, 28), 256, "thin_plate_spline"),
+    Case("ocr", (256, 3, 64, 256), (32, 100), 256, "thin_plate_spline", gradients="theta"),
+    Case("ocr_float16", (256, 3, 64, 256), (32, 100), 256, "thin_plate_spline", dtype="float16", gradients="theta"),
+    Case("homography", (8, 3, 1080, 1920), (1080, 1920), 8, "projective"),
+    Case("bicubic", (64, 3, 224, 224), (224, 224), 64, mode="bicubic"),
+    Case("flow_nchw", (4, 64, 270, 480), (270, 480), 4, "flow"),
+    Case("flow_nhwc", (4, 64, 270, 480), (270, 480), 4, "flow", channels_last=True),
+    Case("registration", (4, 1, 256, 256), (256, 256), 4, flow="flow_gradient"),
+    Case("lens", (64, 3, 224, 224), (224, 224), 64, "lens"),
+    Case("polar", (64, 3, 224, 224), (224, 224), 64, "polar"),
+    Case("moebius", (64, 3, 224, 224), (224, 224), 64, "moebius"),
 )
 
 
 def possible(a: Setting, b: Setting) -> bool:
-    """Whether one call can have both: nearest has no slope for theta, a scalar fill no gradient."""
+    """Whether one call can have both: nearest has no slope, a scalar fill no gradient, dense theta no second field."""
     chosen = dict((a, b))
     gradients = chosen.get("gradients", "").split("+")
-    if "theta" in gradients and chosen.get("mode") == "nearest":
+    if chosen.get("mode") == "nearest" and ("theta" in gradients or chosen.get("flow") == "flow_gradient"):
+        return False
+    if chosen.get("transform") in ("flow", "grid") and chosen.get("flow", "plain") != "plain":
         return False
     return "fill" not in gradients or chosen.get("outside", "channel_fill") == "channel_fill"
 
@@ -140,6 +166,8 @@ def case_of(row: Mapping[str, str]) -> Case:
         theta_dtype=row["theta_dtype"].removeprefix("theta_"),
         channels_last=row["layout"].startswith("nhwc"),
         indexed=row["index"] == "indexed",
+        flow=row["flow"],
+        deterministic=row["sums"] == "deterministic",
         gradients=row["gradients"],
     )
 
@@ -151,6 +179,10 @@ def heaviest(axes: Axes) -> list[dict[str, str]]:
         {"dtype": "float64"},
         {"dtype": "float64", "outside": "reflection", "index": "indexed", "offsets": "int64"},
         {"outside": "channel_fill", "index": "indexed", "offsets": "int64", "gradients": "input+theta+fill"},
+        {"mode": "bicubic", "outside": "reflection", "transform": "thin_plate_spline", "flow": "flow_gradient"},
+        {"mode": "bicubic", "dtype": "float64", "transform": "moebius", "sums": "deterministic"},
+        {"mode": "bicubic", "transform": "projective", "outside": "channel_fill", "gradients": "input+theta+fill"},
+        {"transform": "thin_plate_spline", "dtype": "float64"},
     )
     return [usual | {"layout": layout} | extra for layout in axes["layout"] for extra in extras]
 
@@ -171,30 +203,47 @@ def launches(case: Case) -> list[_launch.Launch]:
     """What the forward and backward passes of a call launch, in order."""
     dtype = getattr(torch, case.dtype)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
-    transform = NAMED[case.transform]
+    transform = TRANSFORMS[case.transform]
     input = torch.empty(case.shape, dtype=dtype, device="meta", memory_format=layout)
-    numbers = math.prod(transform.shape_for(case.size))
-    theta = torch.empty(case.thetas, numbers, dtype=getattr(torch, case.theta_dtype), device="meta")
+    theta_dtype = getattr(torch, case.theta_dtype)
+    theta = flow = constants = None
+    wanted = case.gradients.split("+")
+    field = torch.empty(case.thetas, *case.size, 2, dtype=theta_dtype, device="meta")
+    if transform.is_dense:
+        flow = field
+    else:
+        theta = torch.empty(case.thetas, math.prod(transform.theta_shape), dtype=theta_dtype, device="meta")
+        flow = None if case.flow == "plain" else field
+    if isinstance(transform, ThinPlateSpline):
+        # The spline's coefficients, sample by sample, in the coordinates' dtype.
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        points = len(transform.points)
+        theta = torch.empty(2 * (points + 3), case.thetas, dtype=dtype, device="meta").t()
+        constants = torch.empty(points, 2, device="meta")
     fill = input.new_empty(case.shape[1]) if case.outside == "channel_fill" else None
     index = torch.empty(case.thetas, dtype=torch.int64, device="meta") if case.indexed else None
     padding = "zeros" if case.outside.endswith("fill") else case.outside
     value = 0.5 if case.outside == "scalar_fill" else 0.0
-    warp = Warp(transform, case.size, case.mode, padding, case.align_corners, value)
+    operands = Operands(input, theta, flow, fill, index, constants)
+    warp = Warp(transform.kernel, case.size, case.mode, padding, case.align_corners, value)
+    needed = Needed(
+        input="input" in wanted,
+        theta="theta" in wanted and theta is not None,
+        flow=case.flow == "flow_gradient" or ("theta" in wanted and transform.is_dense),
+        fill="fill" in wanted,
+    )
     recorded: list[_launch.Launch] = []
 
     def record(launch: _launch.Launch, device: torch.device) -> None:
         recorded.append(launch)
 
-    with mock.patch.object(_launch.Launch, "run", record):
-        operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Warp] = (
-            input,
-            theta,
-            fill,
-            index,
-            warp,
-        )
-        output = _launch.forward(*operands)
-        if case.gradients:
-            wanted = case.gradients.split("+")
-            _launch.backward(output, *operands, ("input" in wanted, "theta" in wanted, "fill" in wanted))
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(case.deterministic)
+    try:
+        with mock.patch.object(_launch.Launch, "run", record):
+            output = _launch.forward(operands, warp)
+            if case.gradients:
+                _launch.backward(output, operands, warp, needed)
+    finally:
+        torch.use_deterministic_algorithms(before)
     return recorded

@@ -33,7 +33,7 @@ THETA = torch.eye(2, 3).repeat(2, 1, 1)
         ((X, THETA, "affine", 5), {}, TypeError, r"size must be \(H_out, W_out\); got int"),
         ((X, THETA, "affine", (5, 5.0)), {}, TypeError, r"size must hold two ints.*got \(5, 5.0\)"),
         ((X, THETA, "affine", (5, -1)), {}, ValueError, r"size must be two non-negative ints.*got \(5, -1\)"),
-        ((X, THETA), {"mode": "bicubical"}, ValueError, "mode must be one of 'bilinear', 'nearest'; got 'bicubical'"),
+        ((X, THETA), {"mode": "bicubical"}, ValueError, "mode must be one of .* 'bicubic'; got 'bicubical'"),
         ((X, THETA), {"mode": 0}, TypeError, "mode must be a string; got int"),
         ((X, THETA), {"padding_mode": "wrap"}, ValueError, "padding_mode must be one of 'zeros', .* got 'wrap'"),
         ((X, THETA), {"align_corners": 1}, TypeError, "align_corners must be a bool; got int"),

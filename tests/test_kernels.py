@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstn
 from tstn import _configs, _launch
-from tstn._warp import Warp
-from tstn.transforms import NAMED
+from tstn._warp import Needed, Operands, Warp
 
 # Operators that start no kernel: allocations and views.
 SILENT = {"empty", "empty_like", "new_empty", "empty_strided", "view", "detach", "expand", "unsqueeze", "alias", "t"}
@@ -113,26 +112,31 @@ def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, la
     case = Case(transform=transform, layout=layout, channels=5, input_size=(5, 7), size=(6, 9), cut=cut, spread=2.0)
     device = kernel_place.device
     x, _ = guarded(cases.make_input(case, device))
-    theta, _ = guarded(cases.make_theta(case, case.size, device)[0].flatten(1))
+    theta, _ = guarded(cases.make_theta(case, case.size, device)[0])
     fill, _ = guarded(torch.randn(5, device=device))
     fill = fill if padding_mode == "zeros" else None
-    warp = Warp(NAMED[transform], case.size, mode, padding_mode)
+    warp = Warp(transform, case.size, mode, padding_mode)
+    dense = transform in ("flow", "grid")
+    numbers, flow = (None, theta) if dense else (theta.flatten(1), None)
+    operands = Operands(x, numbers, flow, fill, None, None)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     y, y_buffer = guarded(torch.full((2, 5, 6, 9), float("nan"), device=device).contiguous(memory_format=memory_format))
     with cases.tiles(case):
-        _launch.plan_forward(y, x, theta, fill, None, warp).run(x.device)
+        _launch.plan_forward(y, operands, warp).run(x.device)
         assert intact(y_buffer)
         assert torch.isfinite(y).all()
 
         grad, _ = guarded(torch.randn_like(y))
         grad_x, grad_x_buffer = guarded(torch.zeros_like(x))
-        grad_theta, grad_theta_buffer = guarded(torch.full_like(theta, float("nan")))
+        grad_theta, grad_theta_buffer = guarded(torch.full_like(theta if dense else numbers, float("nan")))
         if mode == "nearest":
             grad_theta = None
         grad_fill, grad_fill_buffer = guarded(torch.full((5,), float("nan"), device=device))
         if fill is None:
             grad_fill = None
-        for launch in _launch.plan_backward(grad_x, grad_x, grad_theta, grad_fill, grad, x, theta, fill, None, warp):
+        thetas = (None, grad_theta) if dense else (grad_theta, None)
+        given = _launch.Gradients(grad_x, grad_x, *thetas, grad_fill)
+        for launch in _launch.plan_backward(given, grad, operands, warp):
             launch.run(x.device)
     for buffer, result in (
         (grad_x_buffer, grad_x),
@@ -149,11 +153,12 @@ def test_bad_index_reads_nothing(kernel_place, bad):
     x = torch.rand(2, 3, 4, 5, device=kernel_place.device)
     theta = torch.eye(2, 3, device=kernel_place.device).repeat(3, 1, 1).flatten(1)
     index = torch.tensor([1, bad, 0], device=kernel_place.device)
-    warp = Warp(NAMED["affine"], (4, 5))
-    y = _launch.forward(x, theta, None, index, warp)
+    operands, warp = Operands(x, theta, None, None, index, None), Warp("affine", (4, 5))
+    y = _launch.forward(operands, warp)
     assert torch.equal(y[[0, 2]], x[[1, 0]])
     assert y[1].isnan().all()
-    grad_x, grad_theta, _ = _launch.backward(torch.ones_like(y), x, theta, None, index, warp, (True, True, False))
+    needed = Needed(input=True, theta=True, flow=False, fill=False)
+    grad_x, grad_theta, *_ = _launch.backward(torch.ones_like(y), operands, warp, needed)
     assert torch.isfinite(grad_x).all()
     assert (grad_theta[1] == 0).all()
 
@@ -167,9 +172,8 @@ def test_offsets_beyond_32_bits(kernel_place):
     row = rows[:, :, :1]
     wide = row.as_strided(row.shape, (row.stride(0), row.stride(1), 2**31 + 5, row.stride(3)))
     for tensor in (wide, row):
-        launch = _launch.plan_forward(
-            torch.empty(2, 3, 1, 5), tensor, theta.flatten(1), None, None, Warp(NAMED["affine"], (1, 5))
-        )
+        operands = Operands(tensor, theta.flatten(1), None, None, None, None)
+        launch = _launch.plan_forward(torch.empty(2, 3, 1, 5), operands, Warp("affine", (1, 5)))
         import triton.language as tl
 
         assert launch.constexprs["OFFSET"] == (tl.int64 if tensor is wide else tl.int32)
@@ -184,10 +188,15 @@ def test_too_many_programs_is_an_error(kernel_place):
 
 
 def test_configurations_cover_all_channels():
-    for channels, programs, channels_last, itemsize in itertools.product(
-        (1, 2, 3, 5, 17, 64, 513), (1, 100, 10**6), (False, True), (2, 4, 8)
+    for channels, programs, channels_last, itemsize, kernel, mode in itertools.product(
+        (1, 2, 3, 5, 17, 64, 513),
+        (1, 100, 10**6),
+        (False, True),
+        (2, 4, 8),
+        ("affine", "thin_plate_spline"),
+        ("bilinear", "bicubic"),
     ):
-        config = _configs.choose(channels_last, channels, itemsize)
+        config = _configs.choose(channels_last, channels, itemsize, kernel, mode)
         run = _configs.channels_per_program(config, programs, channels)
         assert run % config.block_c == 0
         splits = -(-channels // run)

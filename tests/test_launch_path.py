@@ -17,10 +17,9 @@ class Target:
     get_current_target = lambda self: GPUTarget("cuda", 90, 32)
 
 driver.set_active(Target())
-import tstn_kernels
+import tstn, tstn_kernels
 from tstn import _launch
-from tstn._warp import Warp
-from tstn.transforms import NAMED
+from tstn._warp import Needed, Operands, Warp
 
 def launch(launch, device):
     kernel = getattr(tstn_kernels, launch.kernel)
@@ -31,10 +30,12 @@ def launch(launch, device):
 _launch.Launch.run = launch
 transform, dtype = sys.argv[1], getattr(torch, sys.argv[2])
 x = torch.rand(2, 64, 20, 20).to(dtype).contiguous(memory_format=torch.channels_last)
-warp = Warp(NAMED[transform], (20, 20))
-theta = torch.rand(2, 800 if transform == "grid" else NAMED[transform].num_parameters)
-y = _launch.forward(x, theta, torch.rand(64), torch.tensor([1, 0]), warp)
-_launch.backward(y, x, theta, torch.rand(64), torch.tensor([1, 0]), warp, (True, True, True))
+warp = Warp(transform, (20, 20))
+theta = None if transform == "grid" else torch.rand(2, tstn.transforms.NAMED[transform].num_parameters)
+flow = torch.rand(2, 20, 20, 2) if transform == "grid" else None
+operands = Operands(x, theta, flow, torch.rand(64), torch.tensor([1, 0]), None)
+y = _launch.forward(operands, warp)
+_launch.backward(y, operands, warp, Needed(True, theta is not None, flow is not None, True))
 """
 
 

@@ -75,16 +75,28 @@ def test_opcheck(kernel_place, transform, mode, padding_mode, align_corners, cha
     x, theta, fill = make(transform, kernel_place.device, torch.float32)
     if channels_last:
         x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    theta = theta.detach().flatten(1).requires_grad_()
+    flow = None
+    if transform == "grid":
+        theta, flow = None, theta
+    else:
+        theta = theta.detach().flatten(1).requires_grad_()
+        if mode != "nearest":
+            flow = torch.rand(2, 3, 4, 2, device=kernel_place.device, requires_grad=True)
     index = torch.tensor([1, 0], device=kernel_place.device)
     options = (transform, 3, 4, mode, padding_mode, align_corners, 0.0)
     fill = fill if padding_mode == "zeros" else None
-    torch.library.opcheck(torch.ops.tstn.spatial_transform, (x, theta, fill, index, *options))
-    torch.library.opcheck(torch.ops.tstn.spatial_transform, (x, theta, None, None, *options))
-    detached = [None if t is None else t.detach() for t in (x, theta, fill)]
+    torch.library.opcheck(torch.ops.tstn.spatial_transform, (x, theta, flow, fill, index, None, *options))
+    if transform != "grid":
+        torch.library.opcheck(torch.ops.tstn.spatial_transform, (x, theta, None, None, None, None, *options))
+    detached = [None if t is None else t.detach() for t in (x, theta, flow, fill)]
     grad = torch.randn(2, 2, 3, 4, device=kernel_place.device)
-    for needed in ((True, True, fill is not None), (False, True, False), (True, False, False)):
-        arguments = (grad, *detached, None, *options, *needed)
+    has_theta, has_flow, has_fill = (t is not None for t in (theta, flow, fill))
+    for needed in (
+        (True, has_theta, has_flow, has_fill),
+        (False, has_theta, has_flow, False),
+        (True, False, False, False),
+    ):
+        arguments = (grad, *detached, None, None, *options, *needed)
         # Without autograd_registration: only torch.compile and export go through this op, once, without a graph.
         utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
         torch.library.opcheck(torch.ops.tstn.spatial_transform_backward, arguments, test_utils=utils)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-MODES = ("bilinear", "nearest")
+if TYPE_CHECKING:
+    from tstn.transforms import Transform
+
+MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -86,6 +90,19 @@ def require_theta(theta: Tensor, theta_shape: tuple[int, ...], input: Tensor, in
             "Use (N, K, ...) for K views of each input, or input_index to say which input each theta reads"
         )
     return None
+
+
+def require_flow(flow: object, theta: Tensor, size: tuple[int, int], transform: Transform) -> None:
+    """Check a displacement field against theta, which has been checked."""
+    if not isinstance(flow, Tensor):
+        raise TypeError(f"flow must be a torch.Tensor; got {type(flow).__name__}")
+    if transform.is_dense:
+        raise ValueError(f"flow must be None for {transform!r}, whose theta is a field already; got {shape(flow)}")
+    require_floating("flow", flow)
+    require_device("flow", flow, theta.device)
+    expected = (*theta.shape[: theta.dim() - len(transform.theta_shape)], *size, 2)
+    if tuple(flow.shape) != expected:
+        raise ValueError(f"flow must have shape {expected}, theta's batch and (H_out, W_out, 2); got {shape(flow)}")
 
 
 def require_input_index(input_index: Tensor, thetas: int, input: Tensor) -> None:

@@ -15,6 +15,8 @@ class Config:
     # Channels held in registers at a time.
     block_c: int
     num_warps: int = 4
+    # Samples that share what a tile's pixels have in common: a spline's basis.
+    samples: int = 1
 
 
 # NCHW, lanes over pixels; a few channels per lane keep several independent loads in flight.
@@ -29,17 +31,29 @@ CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64)
 # Values of 64 bits take two registers each.
 CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4)
 CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
+# Splines. The basis costs more than the samples' own work, unless there are many channels.
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
+SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2)
+SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4)
 
 # Programs below which the card's multiprocessors (about 130, several programs each) would idle: channels are then
 # split over programs, at the cost of computing the coordinates again.
 ENOUGH_PROGRAMS = 1024
+# Partial sums of theta's gradient, in numbers of all samples together. Splines, which leave many numbers a tile, go
+# through several tiles in one program rather than write more. Half a megabyte in float32.
+THETA_PARTS = 2**17
+FEW_NUMBERS = 16
 
 
-def choose(channels_last: bool, channels: int, itemsize: int) -> Config:
-    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each."""
+def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, mode: str) -> Config:
+    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each, a coordinate map and a mode."""
     double = itemsize == 8
+    if mode == "bicubic" and not (channels_last and channels > 4) and kernel != "thin_plate_spline":
+        return PIXELS_1
+    if kernel == "thin_plate_spline" and not (channels_last and channels > 4):
+        return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4 if channels_last else SPLINE_1
     if not channels_last:
         return PIXELS_1 if channels == 1 else PIXELS_2 if channels == 2 or double else PIXELS_4
     if double:
@@ -52,3 +66,10 @@ def channels_per_program(config: Config, programs: int, channels: int) -> int:
     blocks = -(-channels // config.block_c)
     splits = min(blocks, max(1, ENOUGH_PROGRAMS // max(programs, 1)))
     return -(-blocks // splits) * config.block_c
+
+
+def parts_per_sample(tiles: int, thetas: int, numbers: int) -> int:
+    """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers."""
+    if numbers <= FEW_NUMBERS:
+        return tiles
+    return min(tiles, max(1, THETA_PARTS // (thetas * numbers)))

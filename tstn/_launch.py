@@ -7,6 +7,7 @@ compiles just what runs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from tstn import _configs
 from tstn._backend import INTERPRETED
-from tstn._warp import Warp, is_channels_last, memory_format
+from tstn._warp import Needed, Operands, Warp, is_channels_last, memory_format
 
 INT32_MAX = 2**31 - 1
 # Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
-FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_C": 32}
+FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
 
 
 class Launch(NamedTuple):
@@ -42,141 +43,168 @@ class Launch(NamedTuple):
             )
 
 
-def forward(input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp) -> Tensor:
-    """Warp input (N, C, H, W) by theta (M, P) to (M, C, H_out, W_out) in one launch.
+class Gradients(NamedTuple):
+    """Where a backward pass writes; None where nothing is wanted."""
+
+    input: Tensor | None = None
+    # What the input's gradient is summed in: itself, a wider tensor, or int64 for sums in fixed point.
+    input_sum: Tensor | None = None
+    theta: Tensor | None = None
+    flow: Tensor | None = None
+    fill: Tensor | None = None
+
+
+def forward(operands: Operands, warp: Warp) -> Tensor:
+    """Warp input (N, C, H, W) by theta (M, P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out) in one launch.
 
     A scalar fill of a float64 input is first put in memory, a second launch.
     """
+    input = operands.input
     output = torch.empty(
-        (theta.shape[0], input.shape[1], *warp.size),
+        (operands.warps, input.shape[1], *warp.size),
         dtype=input.dtype,
         device=input.device,
         memory_format=memory_format(input),
     )
     if output.numel():
-        plan_forward(output, input, theta, fill, input_index, warp).run(input.device)
+        plan_forward(output, operands, warp).run(input.device)
     return output
 
 
 def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    fill: Tensor | None,
-    input_index: Tensor | None,
-    warp: Warp,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of input, theta and fill, those that are needed, in at most three launches."""
-    need_input, need_theta, need_fill = needed
-    dtype = _accumulator(input)
-    grad_input = grad_theta = grad_fill = grad_input_sum = None
-    if need_input:
-        # Half-precision gradients are summed in float32 and rounded once.
-        grad_input_sum = torch.empty_like(input, dtype=dtype, memory_format=memory_format(input)).zero_()
-        grad_input = grad_input_sum
-        if input.dtype != dtype:
-            grad_input = torch.empty_like(grad_input_sum, dtype=input.dtype)
-    no_slope = warp.mode == "nearest"
-    if need_theta:
-        allocate = torch.zeros if no_slope or not grad_output.numel() else torch.empty
-        grad_theta = allocate(theta.shape, dtype=theta.dtype, device=theta.device)
-    if need_fill:
-        assert fill is not None
-        grad_fill = fill.new_zeros(fill.shape) if not grad_output.numel() else torch.empty_like(fill)
-    if grad_output.numel():
-        grads = (grad_input, grad_input_sum, None if no_slope else grad_theta, grad_fill)
-        for launch in plan_backward(*grads, grad_output, input, theta, fill, input_index, warp):
-            launch.run(input.device)
-    elif grad_input is not grad_input_sum and grad_input is not None:
-        grad_input.zero_()
-    return grad_input, grad_theta, grad_fill
+    grad_output: Tensor, operands: Operands, warp: Warp, needed: Needed
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, theta, flow and fill, those that are needed, in at most three launches.
+
+    When PyTorch is asked for deterministic algorithms, the input's is summed in fixed point, in three more.
+    """
+    grads = empty_gradients(*operands[:4], needed)
+    if not grad_output.numel():
+        a, b, c, d = (None if grad is None else grad.zero_() for grad in grads)
+        return a, b, c, d
+    grad_input, grad_theta, grad_flow, grad_fill = grads
+    if warp.mode == "nearest":
+        # No slope, nothing to launch for.
+        grad_theta, grad_flow = (None if grad is None else grad.zero_() for grad in (grad_theta, grad_flow))
+        given = Gradients(grad_input, None, None, None, grad_fill)
+    else:
+        given = Gradients(grad_input, None, grad_theta, grad_flow, grad_fill)
+    if grad_input is not None:
+        given = given._replace(input_sum=_zeroed_sum(grad_input))
+    for launch in plan_backward(given, grad_output, operands, warp):
+        launch.run(grad_output.device)
+    return grad_input, grad_theta, grad_flow, grad_fill
 
 
-def plan_forward(
-    output: Tensor, input: Tensor, theta: Tensor, fill: Tensor | None, input_index: Tensor | None, warp: Warp
-) -> Launch:
-    import tstn_kernels
-
-    config, programs, run_of_channels = _cut(input, theta, warp, splittable=True)
-    fill = _precise_fill(input, fill, warp)
-    pointers, strides, scalars = _operands(input, theta, fill, input_index, warp, run_of_channels)
-    constexprs = _constexprs(config, input, fill, input_index, warp, (output, input))
-    constexprs["MAP"] = tstn_kernels.MAPS[warp.transform.name][0]
-    return Launch(
-        "sample_forward_kernel",
-        programs,
-        (output, *pointers, *output.stride(), *strides, *scalars),
-        constexprs,
-        config.num_warps,
+def empty_gradients(
+    input: Tensor, theta: Tensor | None, flow: Tensor | None, fill: Tensor | None, needed: Needed
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Memory for the gradients that are needed. The input's keeps its memory format, the flow's its strides."""
+    return (
+        torch.empty_like(input, memory_format=memory_format(input)) if needed.input else None,
+        theta.new_empty(theta.shape) if needed.theta and theta is not None else None,
+        torch.empty_like(flow) if needed.flow and flow is not None else None,
+        fill.new_empty(fill.shape) if needed.fill and fill is not None else None,
     )
 
 
-def plan_backward(
-    grad_input: Tensor | None,
-    grad_input_sum: Tensor | None,
-    grad_theta: Tensor | None,
-    grad_fill: Tensor | None,
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    fill: Tensor | None,
-    input_index: Tensor | None,
-    warp: Warp,
-) -> list[Launch]:
-    """The launches that fill the given gradients; ``grad_input_sum`` is zeroed, and may be ``grad_input`` itself."""
-    import tstn_kernels
+def _zeroed_sum(grad_input: Tensor) -> Tensor:
+    """What the input's gradient is summed in. Half precision is summed in float32 and rounded once."""
+    if torch.are_deterministic_algorithms_enabled():
+        grad_input.zero_()
+        limbs = 2 if grad_input.dtype == torch.float64 else 1
+        return torch.zeros(1 + limbs * grad_input.numel(), dtype=torch.int64, device=grad_input.device)
+    if grad_input.dtype in (torch.float32, torch.float64):
+        return grad_input.zero_()
+    return torch.empty_like(grad_input, dtype=torch.float32).zero_()
 
-    dense = warp.transform.is_dense
-    # The numbers of a dense theta belong to one pixel each, which one program must then see whole.
-    config, programs, run_of_channels = _cut(input, theta, warp, splittable=not (dense and grad_theta is not None))
-    thetas, numbers = theta.shape
-    channels = input.shape[1]
-    splits = -(-channels // run_of_channels)
-    theta_parts = 1 if dense else programs // thetas
-    fill_parts = programs // splits
-    dtype = _accumulator(input)
-    grad_theta_parts = grad_theta
-    if grad_theta is not None and not dense and (theta_parts > 1 or grad_theta.dtype != dtype):
-        grad_theta_parts = grad_theta.new_empty((thetas, theta_parts, numbers), dtype=dtype)
-    grad_fill_parts = None if grad_fill is None else grad_fill.new_empty((fill_parts, channels), dtype=dtype)
 
-    fill = _precise_fill(input, fill, warp)
-    pointers, strides, scalars = _operands(input, theta, fill, input_index, warp, run_of_channels)
-    into = grad_input_sum if grad_input_sum is not None else grad_output
-    constexprs = _constexprs(config, input, fill, input_index, warp, (into, grad_output, input))
-    constexprs["MAP"], constexprs["MAP_VJP"] = tstn_kernels.MAPS[warp.transform.name]
-    constexprs["INPUT_GRAD"] = grad_input is not None
-    constexprs["THETA_GRAD"] = grad_theta is not None
-    constexprs["FILL_GRAD"] = grad_fill is not None
+def plan_forward(output: Tensor, operands: Operands, warp: Warp) -> Launch:
+    cut = _cut(operands, warp, parts_of=0, splittable=True)
+    operands = _with_precise_fill(operands, warp)
+    pointers, strides, sizes = _arguments(operands, warp, cut)
+    constexprs = _constexprs(cut, operands, warp, (output,))
+    constexprs["MAP"] = _maps(warp)[0]
+    return Launch(
+        "sample_forward_kernel",
+        cut.groups * cut.tiles * cut.splits,
+        (output, *pointers, *output.stride(), *strides, *sizes, cut.tiles, cut.run_of_channels, warp.fill_value),
+        constexprs,
+        cut.config.num_warps,
+    )
+
+
+def plan_backward(grads: Gradients, grad_output: Tensor, operands: Operands, warp: Warp) -> list[Launch]:
+    """The launches that fill the given gradients; ``grads.input_sum`` is zeroed."""
+    input = operands.input
+    thetas, channels = operands.warps, input.shape[1]
+    numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    # The field's gradient belongs to one pixel, which one program must then see whole.
+    cut = _cut(operands, warp, parts_of=0 if grads.theta is None else numbers, splittable=grads.flow is None)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    theta_parts = cut.parts * cut.splits
+    fill_parts = cut.groups * cut.parts
+    grad_theta_parts = grads.theta
+    if grads.theta is not None and (theta_parts > 1 or grads.theta.dtype != dtype):
+        grad_theta_parts = grads.theta.new_empty((thetas, theta_parts, numbers), dtype=dtype)
+    grad_fill_parts = None if grads.fill is None else grads.fill.new_empty((fill_parts, channels), dtype=dtype)
+    fixed = grads.input_sum is not None and grads.input_sum.dtype == torch.int64
+    # What the kernel adds to, by input pixel.
+    into = grads.input if fixed else grads.input_sum
+    into = grad_output if into is None else into
+    per_input = thetas if operands.input_index is not None else -(-thetas // max(input.shape[0], 1))
+    count_bits = (4 * per_input * warp.size[0] * warp.size[1]).bit_length()
+
+    operands = _with_precise_fill(operands, warp)
+    pointers, strides, sizes = _arguments(operands, warp, cut)
+    constexprs = _constexprs(cut, operands, warp, (into, grad_output, *(() if grads.flow is None else (grads.flow,))))
+    constexprs["MAP"], constexprs["MAP_VJP"] = _maps(warp)
+    constexprs["INPUT_GRAD"] = "none" if grads.input is None else "fixed" if fixed else "atomic"
+    constexprs["THETA_GRAD"] = grads.theta is not None
+    constexprs["FLOW_GRAD"] = grads.flow is not None
+    constexprs["FILL_GRAD"] = grads.fill is not None
+    constexprs["LOOPED"] = cut.parts < cut.tiles
+    launches = []
+    if fixed:
+        launches.append(_plan_peak(grads.input_sum, grad_output, constexprs["DTYPE"]))
     # A pointer that no enabled branch follows still needs something to point at.
-    launches = [
+    launches.append(
         Launch(
             "sample_backward_kernel",
-            programs,
+            cut.groups * cut.parts * cut.splits,
             (
                 into,
+                grads.input_sum if fixed else grad_output,
                 _or(grad_theta_parts, grad_output),
+                _or(grads.flow, grad_output),
                 _or(grad_fill_parts, grad_output),
                 grad_output,
                 *pointers,
                 *into.stride(),
                 theta_parts * numbers,
-                0 if dense else numbers,
+                numbers,
+                *((0, 0, 0, 0) if grads.flow is None else grads.flow.stride()),
                 *grad_output.stride(),
                 *strides,
-                *scalars,
+                *sizes,
+                cut.tiles,
+                cut.parts,
+                cut.run_of_channels,
+                warp.fill_value,
+                into.numel(),
+                count_bits,
             ),
             constexprs,
-            config.num_warps,
+            cut.config.num_warps,
         )
-    ]
+    )
 
-    theta_programs = thetas if grad_theta_parts is not grad_theta else 0
+    theta_blocks = -(-numbers // FINISH["BLOCK_P"])
+    theta_programs = thetas * theta_blocks if grad_theta_parts is not grads.theta else 0
     columns = 64 if INTERPRETED else FINISH["BLOCK_C"]
-    fill_programs = 0 if grad_fill is None else -(-channels // columns)
+    fill_programs = 0 if grads.fill is None else -(-channels // columns)
     block = 2**20 if INTERPRETED else FINISH["BLOCK"]
-    numel = 0 if grad_input is grad_input_sum else into.numel()
+    numel = 0 if grads.input is grads.input_sum else into.numel()
     finish_programs = theta_programs + fill_programs + -(-numel // block)
     if finish_programs:
         launches.append(
@@ -184,24 +212,28 @@ def plan_backward(
                 "finish_backward_kernel",
                 finish_programs,
                 (
-                    _or(grad_input, grad_output),
-                    into,
-                    _or(grad_theta, grad_output),
+                    _or(grads.input, grad_output),
+                    _or(grads.input_sum, grad_output),
+                    _or(grads.theta, grad_output),
                     _or(grad_theta_parts, grad_output),
-                    _or(grad_fill, grad_output),
+                    _or(grads.fill, grad_output),
                     _or(grad_fill_parts, grad_output),
                     theta_programs,
+                    theta_blocks,
                     fill_programs,
                     theta_parts,
                     fill_parts,
                     numel,
                     numbers,
                     channels,
+                    count_bits,
                 ),
                 {
+                    "FIXED": fixed,
+                    "DTYPE": constexprs["DTYPE"],
                     "BLOCK": block,
                     "BLOCK_PARTS": FINISH["BLOCK_PARTS"],
-                    "BLOCK_P": 8 if theta_programs == 0 else 1 << (numbers - 1).bit_length(),
+                    "BLOCK_P": FINISH["BLOCK_P"],
                     "BLOCK_C": columns,
                 },
             )
@@ -209,48 +241,73 @@ def plan_backward(
     return launches
 
 
-def _cut(input: Tensor, theta: Tensor, warp: Warp, splittable: bool) -> tuple[_configs.Config, int, int]:
-    """The configuration, the number of programs, and the channels that one of them has."""
+def _plan_peak(fixed: Tensor | None, grad_output: Tensor, dtype: Any) -> Launch:
+    """The largest finite |grad_output|, from which sums in fixed point take their scale."""
+    block = 2**20 if INTERPRETED else FINISH["BLOCK"]
+    numel = grad_output.numel()
+    return Launch(
+        "peak_kernel",
+        -(-numel // block),
+        (fixed, grad_output, *grad_output.stride(), *grad_output.shape[1:], numel),
+        {"DTYPE": dtype, "BLOCK": block},
+    )
+
+
+class _Cut(NamedTuple):
+    """How a call is cut into programs: groups of samples x tiles, or parts of the tiles, x runs of channels."""
+
+    config: _configs.Config
+    groups: int
+    tiles: int
+    parts: int
+    splits: int
+    run_of_channels: int
+
+
+def _cut(operands: Operands, warp: Warp, parts_of: int, splittable: bool) -> _Cut:
+    """``parts_of`` is how many numbers each part leaves behind for each sample."""
+    input, thetas = operands.input, operands.warps
     channels = input.shape[1]
-    config = _configs.INTERPRETER
-    if not INTERPRETED:
-        config = _configs.choose(is_channels_last(input), channels, input.element_size())
+    if INTERPRETED:
+        config = _configs.INTERPRETER
+        if warp.kernel == "thin_plate_spline":
+            config = dataclasses.replace(config, samples=2)
+    else:
+        config = _configs.choose(is_channels_last(input), channels, input.element_size(), warp.kernel, warp.mode)
     height, width = warp.size
-    programs = theta.shape[0] * -(-height // config.tile_h) * -(-width // config.tile_w)
-    run_of_channels = _configs.channels_per_program(config, programs if splittable else INT32_MAX, channels)
-    return config, programs * -(-channels // run_of_channels), run_of_channels
+    groups = -(-thetas // config.samples)
+    tiles = -(-height // config.tile_h) * -(-width // config.tile_w)
+    parts = _configs.parts_per_sample(tiles, thetas, parts_of)
+    run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
+    return _Cut(config, groups, tiles, parts, -(-channels // run), run)
 
 
-def _operands(
-    input: Tensor,
-    theta: Tensor,
-    fill: Tensor | None,
-    input_index: Tensor | None,
-    warp: Warp,
-    run_of_channels: int,
+def _arguments(
+    operands: Operands, warp: Warp, cut: _Cut
 ) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int | float, ...]]:
     """What both kernels read: pointers, strides and sizes, in their order."""
+    input, theta, flow, fill, input_index, constants = operands
     batch, channels, height, width = input.shape
-    views = theta.shape[0] // batch if batch else 1
-    pointers = (input, theta, _or(fill, input), _or(input_index, input))
-    strides = (*input.stride(), *theta.stride(), 0 if fill is None else fill.stride(0))
-    return pointers, strides, (batch, views, channels, height, width, *warp.size, run_of_channels, warp.fill_value)
+    views = operands.warps // batch if batch else 1
+    pointers = tuple(_or(t, input) for t in (input, theta, flow, fill, input_index, constants))
+    strides = (
+        *input.stride(),
+        *((0, 0) if theta is None else theta.stride()),
+        *((0, 0, 0, 0) if flow is None else flow.stride()),
+        0 if fill is None else fill.stride(0),
+    )
+    count = 0 if constants is None else constants.shape[0]
+    return pointers, strides, (batch, operands.warps, views, channels, height, width, *warp.size, count)
 
 
-def _constexprs(
-    config: _configs.Config,
-    input: Tensor,
-    fill: Tensor | None,
-    input_index: Tensor | None,
-    warp: Warp,
-    addressed: tuple[Tensor, ...],
-) -> dict[str, Any]:
+def _constexprs(cut: _Cut, operands: Operands, warp: Warp, addressed: tuple[Tensor, ...]) -> dict[str, Any]:
     import triton.language as tl
 
-    reach = max(_reach(tensor) for tensor in addressed)
-    if warp.transform.is_dense:
-        reach = max(reach, 2 * warp.size[0] * warp.size[1])
+    input, _, flow, fill, input_index, _ = operands
+    reach = max(_reach(tensor) for tensor in (input, *addressed, *(() if flow is None else (flow,))))
     return {
+        "SAMPLES": cut.config.samples,
+        "FLOW": flow is not None,
         "MODE": warp.mode,
         "PADDING": warp.padding_mode,
         "FILL": "channel" if fill is not None else "scalar" if warp.fill_value != 0 else "none",
@@ -259,10 +316,21 @@ def _constexprs(
         "CHANNELS_LAST": is_channels_last(input),
         "DTYPE": tl.float64 if input.dtype == torch.float64 else tl.float32,
         "OFFSET": tl.int32 if reach <= INT32_MAX else tl.int64,
-        "TILE_H": config.tile_h,
-        "TILE_W": config.tile_w,
-        "BLOCK_C": config.block_c,
+        "TILE_H": cut.config.tile_h,
+        "TILE_W": cut.config.tile_w,
+        "BLOCK_C": cut.config.block_c,
     }
+
+
+def _maps(warp: Warp) -> tuple[Any, Any]:
+    """The coordinate map and its vector-Jacobian product."""
+    import tstn_kernels
+
+    if warp.kernel in tstn_kernels.MAPS:
+        return tstn_kernels.MAPS[warp.kernel]
+    from tstn import custom
+
+    return custom.kernel_maps(warp.kernel)
 
 
 def _reach(tensor: Tensor) -> int:
@@ -271,15 +339,13 @@ def _reach(tensor: Tensor) -> int:
     return sum((size + 2) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def _accumulator(input: Tensor) -> torch.dtype:
-    return torch.float64 if input.dtype == torch.float64 else torch.float32
-
-
-def _precise_fill(input: Tensor, fill: Tensor | None, warp: Warp) -> Tensor | None:
-    """The fill, as a tensor where it is one per channel, or where a kernel's float32 argument would not hold it."""
-    if fill is None and warp.fill_value != 0 and input.dtype == torch.float64:
-        return torch.full((), warp.fill_value, dtype=input.dtype, device=input.device).expand(input.shape[1])
-    return fill
+def _with_precise_fill(operands: Operands, warp: Warp) -> Operands:
+    """The fill as a tensor where it is one per channel, or where a kernel's float32 argument would not hold it."""
+    input = operands.input
+    if operands.fill is None and warp.fill_value != 0 and input.dtype == torch.float64:
+        fill = torch.full((), warp.fill_value, dtype=input.dtype, device=input.device).expand(input.shape[1])
+        return operands._replace(fill=fill)
+    return operands
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

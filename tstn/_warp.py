@@ -1,4 +1,4 @@
-"""What a call asks for, apart from its tensors."""
+"""What a call asks for: its tensors and its options, checked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tstn.transforms import Transform
+
+class Operands(NamedTuple):
+    """The tensors of one call."""
+
+    # (N, C, H, W).
+    input: Tensor
+    # (M, P), or None where a flow says it all; M is a multiple of N unless indexed.
+    theta: Tensor | None
+    # (M, H_out, W_out, 2), normalised, added to the coordinates that theta gives.
+    flow: Tensor | None
+    # (C,)
+    fill: Tensor | None
+    # (M,) int64: the input that each theta reads.
+    input_index: Tensor | None
+    # What the coordinate map needs beside theta.
+    constants: Tensor | None
+
+    @property
+    def warps(self) -> int:
+        """M."""
+        theta = self.flow if self.theta is None else self.theta
+        assert theta is not None
+        return theta.shape[0]
+
+
+class Needed(NamedTuple):
+    """Which gradients are wanted, in the order of the operands."""
+
+    input: bool
+    theta: bool
+    flow: bool
+    fill: bool
 
 
 class Warp(NamedTuple):
-    """The options of one call, checked. ``fill_value`` is the scalar fill; a per-channel fill is a tensor beside it."""
+    """The options of one call. ``fill_value`` is the scalar fill; a per-channel fill is a tensor beside it."""
 
-    transform: Transform
+    # The key of the coordinate map.
+    kernel: str
     size: tuple[int, int]
     mode: str = "bilinear"
     padding_mode: str = "zeros"

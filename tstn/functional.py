@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tstn import _checks, ops
-from tstn._warp import Warp
+from tstn._warp import Operands, Warp
 from tstn.transforms import NAMED, Transform, as_transform
 
 
@@ -20,6 +21,7 @@ def spatial_transform(
     fill_value: float | Tensor | None = None,
     align_corners: bool = False,
     input_index: Tensor | None = None,
+    flow: Tensor | None = None,
 ) -> Tensor:
     """Warp images by a parametrised transform, with no sampling grid in memory.
 
@@ -31,22 +33,26 @@ def spatial_transform(
         Coordinates are computed in float32 (float64 for a float64 input) whatever the dtypes, also under autocast.
         NaN, infinite and huge coordinates sample the outside. Where padding clips a coordinate, and with
         ``mode="nearest"``, its gradient is zero; at a whole pixel x the derivative is that of x + 0. Derivatives of
-        higher order and function transforms (``torch.func``) go through plain PyTorch on every backend; forward-mode
-        AD raises NotImplementedError, as ``grid_sample`` does.
+        higher order, forward-mode AD and function transforms (``torch.func``) go through plain PyTorch on every
+        backend.
 
     Args:
         input: (N, C, H, W), float16, bfloat16, float32 or float64; any strides.
         theta: (M, *P) or (N, K, *P), any floating dtype, P = ``transform.theta_shape``. M == N pairs thetas with
             inputs; N == 1 gives M views of the one image; (N, K, *P) gives K views of each input.
-        transform: ``"translation"``, ``"attention"``, ``"similarity"``, ``"affine"``, ``"grid"`` or a
-            :class:`~tstn.transforms.Transform`.
+        transform: ``"translation"``, ``"attention"``, ``"similarity"``, ``"affine"``, ``"projective"``, ``"flow"``,
+            ``"grid"`` or a :class:`~tstn.transforms.Transform`, such as :class:`~tstn.ThinPlateSpline` or
+            :class:`~tstn.CustomTransform`.
         size: (H_out, W_out); None: the input's.
-        mode: ``"bilinear"`` or ``"nearest"`` (halves to even).
+        mode: ``"bilinear"``, ``"nearest"`` (halves to even) or ``"bicubic"`` (a = -0.75).
         padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``, as in ``grid_sample``.
         fill_value: What lies outside, a float or one value per channel (C,), differentiable; only with
             ``padding_mode="zeros"``. out = sum of the inside taps + (1 - sum of their weights) * fill_value.
         align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
         input_index: (M,) int64, the input that each theta reads. On a GPU an entry out of range gives NaN.
+        flow: (M, H_out, W_out, 2), or (N, K, H_out, W_out, 2) for such a theta, any floating dtype and strides: a
+            displacement (x, y), normalised, for every output pixel. Output pixel (x, y) then looks at
+            ``T_theta[m](x, y) + flow[m, i, j]``. Not for ``"flow"`` and ``"grid"``, whose theta is such a field.
 
     Returns:
         (M, C, H_out, W_out), or (N, K, C, H_out, W_out) for theta (N, K, *P), in the input's dtype and memory format.
@@ -63,17 +69,24 @@ def spatial_transform(
     _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
     _checks.require_bool("align_corners", align_corners)
     _checks.require_fill(fill_value, padding_mode, input)
-    theta_shape = transform.shape_for(size)
-    views = _checks.require_theta(theta, theta_shape, input, input_index)
+    views = _checks.require_theta(theta, transform.shape_for(size), input, input_index)
+    if flow is not None:
+        _checks.require_flow(flow, theta, size, transform)
     if views is not None:
         theta = theta.flatten(0, 1)
+        flow = None if flow is None else flow.flatten(0, 1)
     if input_index is not None:
         _checks.require_input_index(input_index, theta.shape[0], input)
 
+    if transform.is_dense:
+        numbers, flow = None, theta
+    else:
+        numbers = transform.pack(theta, torch.float64 if input.dtype == torch.float64 else torch.float32)
     fill = fill_value if isinstance(fill_value, Tensor) else None
     constant = 0.0 if fill_value is None or fill is not None else float(fill_value)
-    warp = Warp(transform, size, mode, padding_mode, align_corners, constant)
-    out = ops.spatial_transform(input, theta.flatten(1), fill, input_index, warp)
+    operands = Operands(input, numbers, flow, fill, input_index, transform.constants(input.device))
+    warp = Warp(transform.kernel, size, mode, padding_mode, align_corners, constant)
+    out = ops.spatial_transform(operands, transform, warp)
     return out if views is None else out.unflatten(0, (input.shape[0], views))
 
 
@@ -95,7 +108,7 @@ def grid_sample(
     Args:
         input: (N, C, H, W), float16, bfloat16, float32 or float64.
         grid: (M, H_out, W_out, 2), normalised source coordinates (x, y), any floating dtype; M == N or N == 1.
-        mode: ``"bilinear"`` or ``"nearest"``.
+        mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
         padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``.
         align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
 

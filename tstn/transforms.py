@@ -17,17 +17,25 @@ from torch import Tensor
 
 from tstn import _checks
 
+# Beyond this a coordinate, in pixels or normalised, says nothing about a place in the image: it counts as infinite.
+HUGE = 2.0**31
+
 
 class Transform(ABC):
     """A family of coordinate maps, parametrised by theta.
 
     Attributes:
-        name: The key under which :func:`tstn.spatial_transform` and the kernels know the family.
+        name: The family's name, for messages; the named families are known to :func:`tstn.spatial_transform` by it.
         theta_shape: Shape of one sample's theta; (-1, -1, 2) if it has a number pair for each output pixel.
     """
 
     name: ClassVar[str]
-    theta_shape: ClassVar[tuple[int, ...]]
+    theta_shape: tuple[int, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The key under which the kernels know the family's coordinate map."""
+        return self.name
 
     def shape_for(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one sample's theta for an output of ``size`` (H_out, W_out)."""
@@ -46,7 +54,7 @@ class Transform(ABC):
             ValueError: If the family has no fixed number.
         """
         if self.is_dense:
-            raise ValueError(f"{self!r} has one source coordinate per output pixel, not a fixed number of parameters")
+            raise ValueError(f"{self!r} has a number pair for each output pixel, not a fixed number of parameters")
         return math.prod(self.theta_shape)
 
     @abstractmethod
@@ -54,7 +62,7 @@ class Transform(ABC):
         """The flat parameters, (num_parameters,) float32, that leave an image as it is."""
 
     def theta(self, parameters: Tensor) -> Tensor:
-        """Flat parameters (..., num_parameters) to theta (..., *theta_shape), without a copy.
+        """Flat parameters (..., num_parameters) to theta (..., *theta_shape).
 
         Raises:
             ValueError: If the last dimension is not ``num_parameters``.
@@ -64,27 +72,58 @@ class Transform(ABC):
             raise ValueError(f"parameters must have shape (..., {count}) for {self!r}; got {_checks.shape(parameters)}")
         return parameters.unflatten(-1, self.theta_shape)
 
+    def pack(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
+        """The numbers (M, P) that the kernels and the plain path read, from theta (M, *theta_shape).
+
+        Differentiable. ``dtype`` is the one coordinates are computed in, for families that compute here.
+        """
+        return theta.flatten(1)
+
+    def constants(self, device: torch.device) -> Tensor | None:
+        """What the coordinate map needs beside theta, the same for all samples; None for most families."""
+        return None
+
     @abstractmethod
+    def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised source coordinates x and y, each broadcastable to (M, H_out, W_out).
+
+        Args:
+            numbers: (M, P), as :meth:`pack` gives them, in the coordinates' dtype.
+            x: (W_out,), the target's normalised columns.
+            y: (H_out, 1), its rows.
+        """
+
+    def source_pixels(
+        self, numbers: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Source coordinates in input pixels, x and y, broadcastable to (M, H_out, W_out); 0 is the first's centre."""
+        x, y = self.coordinates(numbers, *normalised_lattice(size, align_corners, numbers))
+        height, width = input_size
+        x = x * half_extent(width, align_corners) + (width - 1) / 2
+        y = y * half_extent(height, align_corners) + (height - 1) / 2
+        return x, y
+
     def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
         """The sampling grid (..., H_out, W_out, 2), normalised (x, y), of theta (..., *theta_shape).
 
         Plain, differentiable PyTorch in float32 (float64 for a float64 theta).
         """
-
-    def source_pixels(
-        self, theta: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Source coordinates in input pixels, x and y, each (..., H_out, W_out); 0 is the first pixel's centre."""
-        grid = self.grid(theta, size, align_corners)
-        height, width = input_size
-        x = grid[..., 0] * half_extent(width, align_corners) + (width - 1) / 2
-        y = grid[..., 1] * half_extent(height, align_corners) + (height - 1) / 2
-        return x, y
+        dtype = compute_dtype(theta)
+        lead = theta.shape[: theta.dim() - len(self.theta_shape)]
+        numbers = self.pack(theta.reshape(lead.numel(), *self.theta_shape), dtype).to(dtype)
+        x, y = self.coordinates(numbers, *normalised_lattice(size, align_corners, numbers))
+        shape = (numbers.shape[0], *size)
+        return torch.stack((x.expand(shape), y.expand(shape)), dim=-1).reshape(*lead, *size, 2)
 
 
 def half_extent(size: int, align_corners: bool) -> float:
     """Pixels per unit of normalised coordinate along an axis of ``size`` pixels."""
     return (size - 1) / 2 if align_corners else size / 2
+
+
+def half_extent_out(size: int, align_corners: bool) -> float:
+    """The same for an output's axis, where the single coordinate of size 1 is 0 whatever it is divided by."""
+    return (max(size, 2) - 1) / 2 if align_corners else max(size, 1) / 2
 
 
 def compute_dtype(theta: Tensor) -> torch.dtype:
@@ -100,48 +139,29 @@ def centred_lattice(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor
     return x, y[:, None]
 
 
+def normalised_lattice(size: tuple[int, int], align_corners: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised target coordinates: x (W_out,) and y (H_out, 1)."""
+    x, y = centred_lattice(size, like)
+    return x / half_extent_out(size[1], align_corners), y / half_extent_out(size[0], align_corners)
+
+
 class MatrixTransform(Transform):
-    """A transform that is a 2x3 matrix [A | t] on (x, y, 1), with fewer or equally many free numbers."""
+    """A transform that is a matrix on (x, y, 1), with fewer or equally many free numbers."""
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
-        """The affine matrices (..., 2, 3) of theta (..., *theta_shape)."""
+        """The matrices of theta (..., *theta_shape): (..., 2, 3), the last row (0, 0, 1) left out, or (..., 3, 3)."""
 
     @abstractmethod
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        """Theta (..., *theta_shape) of matrices (..., 2, 3) that belong to the family."""
+        """Theta (..., *theta_shape) of matrices (..., 3, 3) that belong to the family."""
 
     def identity_parameters(self) -> Tensor:
-        return self.from_matrix(torch.eye(2, 3)).flatten()
-
-    def _entries(self, theta: Tensor) -> tuple[Tensor, ...]:
-        """The six entries, row by row, each (..., 1, 1), ready to broadcast against a lattice."""
-        matrix = self.matrix(theta.to(compute_dtype(theta)))
-        return tuple(matrix[..., i, j, None, None] for i in range(2) for j in range(3))
-
-    def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        a, b, c, d, e, f = self._entries(theta)
-        x, y = centred_lattice(size, a)
-        x = x / max(half_extent(size[1], align_corners), 0.5)
-        y = y / max(half_extent(size[0], align_corners), 0.5)
-        return torch.stack((a * x + (b * y + c), d * x + (e * y + f)), dim=-1)
-
-    def source_pixels(
-        self, theta: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
-    ) -> tuple[Tensor, Tensor]:
-        # In centred pixels the identity has unit entries when the sizes agree, so that whole pixels stay whole.
-        a, b, c, d, e, f = self._entries(theta)
-        x, y = centred_lattice(size, a)
-        in_y, in_x = (half_extent(n, align_corners) for n in input_size)
-        out_y, out_x = (max(half_extent(n, align_corners), 0.5) for n in size)
-        height, width = input_size
-        x_source = (a * (in_x / out_x)) * x + ((b * (in_x / out_y)) * y + (c * in_x + (width - 1) / 2))
-        y_source = (d * (in_y / out_x)) * x + ((e * (in_y / out_y)) * y + (f * in_y + (height - 1) / 2))
-        return x_source, y_source
+        return self.from_matrix(torch.eye(3)).flatten()
 
     def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
         """The theta that maps a target point by ``inner`` first and by ``outer`` next; both (..., *theta_shape)."""
-        return self.from_matrix((_square(self.matrix(outer)) @ _square(self.matrix(inner)))[..., :2, :])
+        return self.from_matrix(_square(self.matrix(outer)) @ _square(self.matrix(inner)))
 
     def inverse(self, theta: Tensor) -> Tensor:
         """The theta that undoes ``theta``: ``compose(inverse(theta), theta)`` is the identity.
@@ -149,20 +169,64 @@ class MatrixTransform(Transform):
         Raises:
             torch.linalg.LinAlgError: If a matrix is singular.
         """
-        return self.from_matrix(torch.linalg.inv(_square(self.matrix(theta)))[..., :2, :])
+        return self.from_matrix(torch.linalg.inv(_square(self.matrix(theta))))
 
     def corners(self, theta: Tensor) -> Tensor:
         """The sampled quadrilateral (..., 4, 2) in the input's normalised coordinates.
 
         The images of the target's corners (-1, -1), (1, -1), (1, 1), (-1, 1), in this order.
         """
-        matrix = self.matrix(theta)
+        matrix = _square(self.matrix(theta))
         target = matrix.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
-        return target @ matrix.mT
+        source = target @ matrix.mT
+        return source[..., :2] / source[..., 2:]
+
+    def source_pixels(
+        self, numbers: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
+    ) -> tuple[Tensor, Tensor]:
+        # In centred pixels the identity has unit entries when the sizes agree, so that whole pixels stay whole.
+        in_y, in_x = (half_extent(n, align_corners) for n in input_size)
+        out_y, out_x = (half_extent_out(n, align_corners) for n in size)
+        height, width = input_size
+        x, y = _matrix_product(
+            self.matrix(numbers.unflatten(1, self.theta_shape)),
+            *centred_lattice(size, numbers),
+            ((in_x / out_x, in_x / out_y, in_x), (in_y / out_x, in_y / out_y, in_y), (1 / out_x, 1 / out_y, 1.0)),
+        )
+        return x + (width - 1) / 2, y + (height - 1) / 2
+
+    def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return _matrix_product(self.matrix(numbers.unflatten(1, self.theta_shape)), x, y)
+
+
+Scales = tuple[tuple[float, float, float], ...]
+
+
+def _matrix_product(
+    matrix: Tensor, x: Tensor, y: Tensor, scales: Scales = ((1.0, 1.0, 1.0),) * 3
+) -> tuple[Tensor, Tensor]:
+    """(u, v) or (u / w, v / w) of (u, v, w) = (matrix * scales) @ (x, y, 1), for matrices (M, 2 or 3, 3)."""
+
+    def row(i: int) -> Tensor:
+        a, b, c = (matrix[:, i, j, None, None] * scales[i][j] for j in range(3))
+        return a * x + (b * y + c)
+
+    u, v = row(0), row(1)
+    return (u, v) if matrix.shape[1] == 2 else _divided(u, v, row(2))
+
+
+def _divided(u: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """(u / w, v / w), NaN at w = 0; without a derivative near it, which would spoil theta's for all pixels."""
+    x, y = (torch.where(w == 0, torch.nan, n / w).detach() for n in (u, v))
+    seen = (x.abs() < HUGE) & (y.abs() < HUGE)
+    safe = torch.where(seen, w, 1.0)
+    return torch.where(seen, u / safe, x), torch.where(seen, v / safe, y)
 
 
 def _square(matrix: Tensor) -> Tensor:
     """(..., 2, 3) to (..., 3, 3) by the row (0, 0, 1)."""
+    if matrix.shape[-2] == 3:
+        return matrix
     row = matrix.new_tensor([0, 0, 1]).expand(*matrix.shape[:-2], 1, 3)
     return torch.cat((matrix, row), dim=-2)
 
@@ -176,7 +240,7 @@ class Translation(MatrixTransform):
     """theta (2,) = tx, ty. Source of (x, y): (x + tx, y + ty)."""
 
     name: ClassVar[str] = "translation"
-    theta_shape: ClassVar[tuple[int, ...]] = (2,)
+    theta_shape = (2,)
 
     def matrix(self, theta: Tensor) -> Tensor:
         tx, ty = theta.unbind(-1)
@@ -184,7 +248,7 @@ class Translation(MatrixTransform):
         return _matrix(one, zero, tx, zero, one, ty)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        return matrix[..., :, 2]
+        return matrix[..., :2, 2]
 
 
 @dataclass(frozen=True)
@@ -192,7 +256,7 @@ class Attention(MatrixTransform):
     """theta (3,) = s, tx, ty. Source of (x, y): (s x + tx, s y + ty), Jaderberg et al. 2015, eq. 2."""
 
     name: ClassVar[str] = "attention"
-    theta_shape: ClassVar[tuple[int, ...]] = (3,)
+    theta_shape = (3,)
 
     def matrix(self, theta: Tensor) -> Tensor:
         s, tx, ty = theta.unbind(-1)
@@ -208,7 +272,7 @@ class Similarity(MatrixTransform):
     """theta (4,) = a, b, tx, ty. Source of (x, y): (a x - b y + tx, b x + a y + ty)."""
 
     name: ClassVar[str] = "similarity"
-    theta_shape: ClassVar[tuple[int, ...]] = (4,)
+    theta_shape = (4,)
 
     def matrix(self, theta: Tensor) -> Tensor:
         a, b, tx, ty = theta.unbind(-1)
@@ -223,7 +287,36 @@ class Affine(MatrixTransform):
     """theta (2, 3). Source of (x, y): theta @ (x, y, 1), as ``torch.nn.functional.affine_grid``."""
 
     name: ClassVar[str] = "affine"
-    theta_shape: ClassVar[tuple[int, ...]] = (2, 3)
+    theta_shape = (2, 3)
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        return theta
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        return matrix[..., :2, :]
+
+
+@dataclass(frozen=True)
+class Projective(MatrixTransform):
+    """theta (3, 3) at any scale. Source of (x, y): (u / w, v / w), (u, v, w) = theta @ (x, y, 1); outside at w = 0.
+
+    A localisation network predicts the first eight entries, row by row; the last one is 1.
+    """
+
+    name: ClassVar[str] = "projective"
+    theta_shape = (3, 3)
+
+    @property
+    def num_parameters(self) -> int:
+        return 8
+
+    def identity_parameters(self) -> Tensor:
+        return torch.eye(3).flatten()[:8]
+
+    def theta(self, parameters: Tensor) -> Tensor:
+        if parameters.dim() == 0 or parameters.shape[-1] != 8:
+            raise ValueError(f"parameters must have shape (..., 8) for {self!r}; got {_checks.shape(parameters)}")
+        return torch.cat((parameters, torch.ones_like(parameters[..., :1])), dim=-1).unflatten(-1, (3, 3))
 
     def matrix(self, theta: Tensor) -> Tensor:
         return theta
@@ -232,21 +325,57 @@ class Affine(MatrixTransform):
         return matrix
 
 
+class DenseTransform(Transform):
+    """A transform whose theta (H_out, W_out, 2) is a field of its own number pair (x, y) for each output pixel.
+
+    The field is added to the coordinates of a base that has no parameters.
+    """
+
+    theta_shape = (-1, -1, 2)
+
+    def identity_parameters(self) -> Tensor:
+        raise ValueError(f"{self!r} has no fixed number of parameters; its identity depends on the output's size")
+
+    def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+        theta = theta.to(compute_dtype(theta))
+        x, y = self.coordinates(theta, *normalised_lattice(size, align_corners, theta))
+        return torch.stack((x + theta[..., 0], y + theta[..., 1]), dim=-1)
+
+
 @dataclass(frozen=True)
-class Grid(Transform):
+class Flow(DenseTransform):
+    """theta (H_out, W_out, 2): a displacement for every output pixel. Source of (x, y): (x, y) + theta[i, j]."""
+
+    name: ClassVar[str] = "flow"
+
+    def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x, y
+
+    def source_pixels(
+        self, numbers: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
+    ) -> tuple[Tensor, Tensor]:
+        x, y = centred_lattice(size, numbers)
+        in_y, in_x = (half_extent(n, align_corners) for n in input_size)
+        out_y, out_x = (half_extent_out(n, align_corners) for n in size)
+        return x * (in_x / out_x) + (input_size[1] - 1) / 2, y * (in_y / out_y) + (input_size[0] - 1) / 2
+
+
+@dataclass(frozen=True)
+class Grid(DenseTransform):
     """theta (H_out, W_out, 2): the source (x, y) of every output pixel, as ``grid_sample`` takes it."""
 
     name: ClassVar[str] = "grid"
-    theta_shape: ClassVar[tuple[int, ...]] = (-1, -1, 2)
 
-    def identity_parameters(self) -> Tensor:
-        raise ValueError("Grid() has no fixed number of parameters; build the identity with sampling_grid")
+    def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), torch.zeros_like(y)
 
     def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
         return theta.to(compute_dtype(theta))
 
 
-NAMED: dict[str, Transform] = {t.name: t for t in (Translation(), Attention(), Similarity(), Affine(), Grid())}
+NAMED: dict[str, Transform] = {
+    t.name: t for t in (Translation(), Attention(), Similarity(), Affine(), Projective(), Flow(), Grid())
+}
 
 
 def as_transform(transform: str | Transform) -> Transform:

@@ -1,7 +1,9 @@
 """The Triton kernels of tstn. Imports neither torch nor tstn."""
 
-from tstn_kernels.backward import finish_backward_kernel, sample_backward_kernel
+from tstn_kernels.backward import sample_backward_kernel
+from tstn_kernels.finish import finish_backward_kernel
+from tstn_kernels.fixed_point import peak_kernel
 from tstn_kernels.forward import sample_forward_kernel
 from tstn_kernels.maps import MAPS
 
-__all__ = ["MAPS", "finish_backward_kernel", "sample_backward_kernel", "sample_forward_kernel"]
+__all__ = ["MAPS", "finish_backward_kernel", "peak_kernel", "sample_backward_kernel", "sample_forward_kernel"]

@@ -1,132 +1,228 @@
 """The coordinate map of each transform and its vector-Jacobian product.
 
-Every map has the signature ``map(theta_ptr, stride, pixel, inside, x, y, ratios, extents)`` and returns the source
-coordinates in input pixels about the input's centre. ``theta_ptr`` points at the sample's theta, whose numbers are
-``stride`` apart; ``pixel`` numbers the output's pixels and ``inside`` says which are real; ``x, y`` are the target
-coordinates in output pixels about the output's centre. ``extents`` holds the input's half extents (x, y): pixels per
-unit of normalised coordinate; ``ratios`` the input's over the output's: xx, xy, yx, yy, first the source's axis.
+``map(theta, constants, x, y, frame, SAMPLES)`` returns the source coordinates, in input pixels about the input's
+centre, of target coordinates ``x, y`` (P,), in output pixels about the output's centre, for each of SAMPLES samples
+in turn, (SAMPLES * P,). What it reads:
 
-``map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents)`` takes the gradient of those source
-coordinates, zero where not inside, and stores theta's: the sum over the tile of each of its numbers, or for a dense
-theta each pixel's own.
+- ``theta``: pointer to the first sample's numbers, strides between samples and between numbers, and how many of the
+  SAMPLES samples there are. Only a spline takes several samples at a time.
+- ``constants``: pointer to what all samples share, and how many rows it has.
+- ``frame``: see :func:`tstn_kernels.coords.target_frame`. A normalised target x is ``x / frame[6]``, y is
+  ``y / frame[7]``; a normalised source x is ``frame[4]`` times as many pixels, y ``frame[5]`` times.
+
+``map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES)`` takes the gradient of those source
+coordinates, (SAMPLES * P,), zero for lanes that are not real, and adds theta's, summed over the tile, to ``grads``:
+pointer to the first sample's sums, stride between samples, and whether there is something to add to.
+Maps made from a user's PyTorch function have the same form and run in the same kernels.
 """
 
 import triton
 import triton.language as tl
 
-from tstn_kernels.rounding import rounded
+from tstn_kernels.coords import quotient
+from tstn_kernels.padding import HUGE
 
 
 @triton.jit
-def matrix_map(a, b, c, d, e, f, x, y, ratios, extents):
+def theta_number(theta, i, x):
+    """Number i of the program's sample, in x's dtype."""
+    return tl.load(theta[0] + i * theta[2]).to(x.dtype)
+
+
+@triton.jit
+def add_sum(grads, i, value):
+    """Add the sum over the tile to number i."""
+    at = grads[0] + i
+    tl.store(at, tl.sum(value) + tl.load(at, mask=grads[2], other=0.0))
+
+
+@triton.jit
+def matrix_map(a, b, c, d, e, f, x, y, frame):
     """(x, y) -> A (x, y) + t, with A and t brought from normalised to pixel units."""
-    x_source = (a * ratios[0]) * x + ((b * ratios[1]) * y + c * extents[0])
-    y_source = (d * ratios[2]) * x + ((e * ratios[3]) * y + f * extents[1])
+    x_source = (a * frame[0]) * x + ((b * frame[1]) * y + c * frame[4])
+    y_source = (d * frame[2]) * x + ((e * frame[3]) * y + f * frame[5])
     return x_source, y_source
 
 
 @triton.jit
-def matrix_map_vjp(x, y, grad_x, grad_y, ratios, extents):
-    """The gradients of the matrix's six entries, row by row, summed over the tile."""
-    grad_a = tl.sum(grad_x * x) * ratios[0]
-    grad_b = tl.sum(grad_x * y) * ratios[1]
-    grad_c = tl.sum(grad_x) * extents[0]
-    grad_d = tl.sum(grad_y * x) * ratios[2]
-    grad_e = tl.sum(grad_y * y) * ratios[3]
-    grad_f = tl.sum(grad_y) * extents[1]
-    return grad_a, grad_b, grad_c, grad_d, grad_e, grad_f
-
-
-@triton.jit
-def translation_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
+def translation_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(x + tx, y + ty)"""
-    tx = tl.load(theta_ptr).to(x.dtype)
-    ty = tl.load(theta_ptr + stride).to(x.dtype)
-    return ratios[0] * x + tx * extents[0], ratios[3] * y + ty * extents[1]
+    tx = theta_number(theta, 0, x)
+    ty = theta_number(theta, 1, x)
+    return frame[0] * x + tx * frame[4], frame[3] * y + ty * frame[5]
 
 
 @triton.jit
-def translation_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
+def translation_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x, sum grad_y)"""
-    tl.store(grad_ptr, tl.sum(grad_x) * extents[0])
-    tl.store(grad_ptr + 1, tl.sum(grad_y) * extents[1])
+    add_sum(grads, 0, grad_x * frame[4])
+    add_sum(grads, 1, grad_y * frame[5])
 
 
 @triton.jit
-def attention_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
+def attention_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(s x + tx, s y + ty)"""
-    s = tl.load(theta_ptr).to(x.dtype)
-    tx = tl.load(theta_ptr + stride).to(x.dtype)
-    ty = tl.load(theta_ptr + 2 * stride).to(x.dtype)
-    return (s * ratios[0]) * x + tx * extents[0], (s * ratios[3]) * y + ty * extents[1]
+    s = theta_number(theta, 0, x)
+    tx = theta_number(theta, 1, x)
+    ty = theta_number(theta, 2, x)
+    return (s * frame[0]) * x + tx * frame[4], (s * frame[3]) * y + ty * frame[5]
 
 
 @triton.jit
-def attention_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
+def attention_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x x + grad_y y, sum grad_x, sum grad_y)"""
-    tl.store(grad_ptr, tl.sum(grad_x * x * ratios[0] + grad_y * y * ratios[3]))
-    tl.store(grad_ptr + 1, tl.sum(grad_x) * extents[0])
-    tl.store(grad_ptr + 2, tl.sum(grad_y) * extents[1])
+    add_sum(grads, 0, grad_x * x * frame[0] + grad_y * y * frame[3])
+    add_sum(grads, 1, grad_x * frame[4])
+    add_sum(grads, 2, grad_y * frame[5])
 
 
 @triton.jit
-def similarity_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
+def similarity_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(a x - b y + tx, b x + a y + ty)"""
-    a = tl.load(theta_ptr).to(x.dtype)
-    b = tl.load(theta_ptr + stride).to(x.dtype)
-    tx = tl.load(theta_ptr + 2 * stride).to(x.dtype)
-    ty = tl.load(theta_ptr + 3 * stride).to(x.dtype)
-    return matrix_map(a, -b, tx, b, a, ty, x, y, ratios, extents)
+    a = theta_number(theta, 0, x)
+    b = theta_number(theta, 1, x)
+    tx = theta_number(theta, 2, x)
+    ty = theta_number(theta, 3, x)
+    return matrix_map(a, -b, tx, b, a, ty, x, y, frame)
 
 
 @triton.jit
-def similarity_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
+def similarity_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x x + grad_y y, sum grad_y x - grad_x y, sum grad_x, sum grad_y)"""
-    grad_a, grad_b, grad_c, grad_d, grad_e, grad_f = matrix_map_vjp(x, y, grad_x, grad_y, ratios, extents)
-    tl.store(grad_ptr, grad_a + grad_e)
-    tl.store(grad_ptr + 1, grad_d - grad_b)
-    tl.store(grad_ptr + 2, grad_c)
-    tl.store(grad_ptr + 3, grad_f)
+    add_sum(grads, 0, grad_x * x * frame[0] + grad_y * y * frame[3])
+    add_sum(grads, 1, grad_y * x * frame[2] - grad_x * y * frame[1])
+    add_sum(grads, 2, grad_x * frame[4])
+    add_sum(grads, 3, grad_y * frame[5])
 
 
 @triton.jit
-def affine_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
+def affine_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """theta @ (x, y, 1)"""
-    a = tl.load(theta_ptr).to(x.dtype)
-    b = tl.load(theta_ptr + stride).to(x.dtype)
-    c = tl.load(theta_ptr + 2 * stride).to(x.dtype)
-    d = tl.load(theta_ptr + 3 * stride).to(x.dtype)
-    e = tl.load(theta_ptr + 4 * stride).to(x.dtype)
-    f = tl.load(theta_ptr + 5 * stride).to(x.dtype)
-    return matrix_map(a, b, c, d, e, f, x, y, ratios, extents)
+    a = theta_number(theta, 0, x)
+    b = theta_number(theta, 1, x)
+    c = theta_number(theta, 2, x)
+    d = theta_number(theta, 3, x)
+    e = theta_number(theta, 4, x)
+    f = theta_number(theta, 5, x)
+    return matrix_map(a, b, c, d, e, f, x, y, frame)
 
 
 @triton.jit
-def affine_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
+def affine_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """sum (grad_x, grad_y)^T (x, y, 1)"""
-    grad_a, grad_b, grad_c, grad_d, grad_e, grad_f = matrix_map_vjp(x, y, grad_x, grad_y, ratios, extents)
-    tl.store(grad_ptr, grad_a)
-    tl.store(grad_ptr + 1, grad_b)
-    tl.store(grad_ptr + 2, grad_c)
-    tl.store(grad_ptr + 3, grad_d)
-    tl.store(grad_ptr + 4, grad_e)
-    tl.store(grad_ptr + 5, grad_f)
+    add_sum(grads, 0, grad_x * x * frame[0])
+    add_sum(grads, 1, grad_x * y * frame[1])
+    add_sum(grads, 2, grad_x * frame[4])
+    add_sum(grads, 3, grad_y * x * frame[2])
+    add_sum(grads, 4, grad_y * y * frame[3])
+    add_sum(grads, 5, grad_y * frame[5])
 
 
 @triton.jit
-def grid_map(theta_ptr, stride, pixel, inside, x, y, ratios, extents):
-    """theta[pixel]"""
-    at = theta_ptr + pixel * 2 * stride
-    x_norm = tl.load(at, mask=inside, other=0.0).to(x.dtype)
-    y_norm = tl.load(at + stride, mask=inside, other=0.0).to(x.dtype)
-    return x_norm * extents[0], y_norm * extents[1]
+def projective_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+    """(u / w, v / w), (u, v, w) = theta @ (x, y, 1); NaN at w = 0"""
+    u, v = affine_map(theta, constants, x, y, frame, SAMPLES)
+    w = homogeneous(theta, x, y, frame)
+    seen = w != 0.0
+    w = tl.where(seen, w, 1.0)
+    return tl.where(seen, quotient(u, w), float("nan")), tl.where(seen, quotient(v, w), float("nan"))
 
 
 @triton.jit
-def grid_map_vjp(grad_ptr, pixel, inside, x, y, grad_x, grad_y, ratios, extents):
-    """(grad_x, grad_y) at pixel"""
-    tl.store(grad_ptr + pixel * 2, rounded(grad_x * extents[0], grad_ptr), mask=inside)
-    tl.store(grad_ptr + pixel * 2 + 1, rounded(grad_y * extents[1], grad_ptr), mask=inside)
+def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
+    """sum (grad_u, grad_v, grad_w)^T (x, y, 1), grad_u = grad_x / w, grad_w = -(grad_x u / w + grad_y v / w) / w"""
+    x_source, y_source = projective_map(theta, constants, x, y, frame, SAMPLES)
+    w = homogeneous(theta, x, y, frame)
+    # Near w = 0 nothing is seen, and 0 times infinity would spoil the sums.
+    seen = (tl.abs(x_source) < HUGE) & (tl.abs(y_source) < HUGE)
+    w = tl.where(seen, w, 1.0)
+    grad_u = tl.where(seen, quotient(grad_x, w), 0.0)
+    grad_v = tl.where(seen, quotient(grad_y, w), 0.0)
+    grad_w = -(grad_u * tl.where(seen, x_source, 0.0) + grad_v * tl.where(seen, y_source, 0.0))
+    affine_map_vjp(grads, theta, constants, x, y, grad_u, grad_v, frame, SAMPLES)
+    add_sum(grads, 6, grad_w * quotient(x, frame[6] + tl.zeros_like(x)))
+    add_sum(grads, 7, grad_w * quotient(y, frame[7] + tl.zeros_like(y)))
+    add_sum(grads, 8, grad_w)
+
+
+@triton.jit
+def homogeneous(theta, x, y, frame):
+    """w of (u, v, w) = theta @ (x, y, 1)"""
+    g = theta_number(theta, 6, x)
+    h = theta_number(theta, 7, x)
+    i = theta_number(theta, 8, x)
+    return quotient(g, frame[6]) * x + (quotient(h, frame[7]) * y + i)
+
+
+@triton.jit
+def radial_basis(constants, k, x_norm, y_norm):
+    """r^2 log (r / 2) at the distances r from control point k."""
+    from_x = x_norm - tl.load(constants[0] + 2 * k).to(x_norm.dtype)
+    from_y = y_norm - tl.load(constants[0] + 2 * k + 1).to(x_norm.dtype)
+    squared = from_x * from_x + from_y * from_y
+    return 0.5 * squared * tl.log(tl.where(squared > 0.0, 0.25 * squared, 1.0))
+
+
+@triton.jit
+def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+    """(x, y) + sum over k of w_k U(|(x, y) - c_k|) + a_0 + a_1 x + a_2 y: a displacement of the identity
+
+    The basis is computed once and used for every sample.
+    """
+    x_norm = quotient(x, frame[6] + tl.zeros_like(x))
+    y_norm = quotient(y, frame[7] + tl.zeros_like(y))
+    # Where there are fewer samples, the last one stands in.
+    sample = tl.minimum(tl.arange(0, SAMPLES), theta[3] - 1)
+    at = theta[0] + sample.to(tl.int64) * theta[1]
+    move_x = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
+    move_y = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
+    for k in range(constants[1] + 3):
+        if k < constants[1]:
+            basis = radial_basis(constants, k, x_norm, y_norm)
+        else:
+            row = k - constants[1]
+            basis = tl.where(row == 0, 1.0, tl.where(row == 1, x_norm, y_norm))
+        move_x += tl.load(at).to(x.dtype)[:, None] * basis[None, :]
+        move_y += tl.load(at + theta[2]).to(x.dtype)[:, None] * basis[None, :]
+        at += 2 * theta[2]
+    x_source = (frame[0] * x)[None, :] + move_x * frame[4]
+    y_source = (frame[3] * y)[None, :] + move_y * frame[5]
+    return tl.reshape(x_source, (SAMPLES * x.shape[0],)), tl.reshape(y_source, (SAMPLES * x.shape[0],))
+
+
+@triton.jit
+def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
+    """(sum grad U(|(x, y) - c_k|) for each k, sum grad, sum grad x, sum grad y), for x and y in turn"""
+    x_norm = quotient(x, frame[6] + tl.zeros_like(x))
+    y_norm = quotient(y, frame[7] + tl.zeros_like(y))
+    grad_x = tl.reshape(grad_x, (SAMPLES, x.shape[0])) * frame[4]
+    grad_y = tl.reshape(grad_y, (SAMPLES, x.shape[0])) * frame[5]
+    sample = tl.arange(0, SAMPLES)
+    real = sample < theta[3]
+    again = real & grads[2]
+    at = grads[0] + sample.to(tl.int64) * grads[1]
+    for k in range(constants[1] + 3):
+        if k < constants[1]:
+            basis = radial_basis(constants, k, x_norm, y_norm)
+        else:
+            row = k - constants[1]
+            basis = tl.where(row == 0, 1.0, tl.where(row == 1, x_norm, y_norm))
+        sum_x = tl.sum(grad_x * basis[None, :], 1)
+        sum_y = tl.sum(grad_y * basis[None, :], 1)
+        tl.store(at + 2 * k, sum_x + tl.load(at + 2 * k, mask=again, other=0.0), mask=real)
+        tl.store(at + 2 * k + 1, sum_y + tl.load(at + 2 * k + 1, mask=again, other=0.0), mask=real)
+
+
+@triton.jit
+def flow_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+    """(x, y), to which the field is added"""
+    return frame[0] * x, frame[3] * y
+
+
+@triton.jit
+def grid_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+    """(0, 0), to which the field is added"""
+    return tl.zeros_like(x), tl.zeros_like(y)
 
 
 MAPS = {
@@ -134,5 +230,8 @@ MAPS = {
     "attention": (attention_map, attention_map_vjp),
     "similarity": (similarity_map, similarity_map_vjp),
     "affine": (affine_map, affine_map_vjp),
-    "grid": (grid_map, grid_map_vjp),
+    "projective": (projective_map, projective_map_vjp),
+    "thin_plate_spline": (thin_plate_spline_map, thin_plate_spline_map_vjp),
+    "flow": (flow_map, None),
+    "grid": (grid_map, None),
 }
