@@ -89,7 +89,7 @@ def specialize(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, 
     kernel = getattr(tstn_kernels, launch.kernel)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    keywords = {**launch.constexprs, "num_warps": launch.num_warps, "enable_fp_fusion": True}
+    keywords = {**launch.constexprs, **launch.options(target.backend)}
     bound, specialization, options = bind(*launch.arguments, **keywords)
     options, signature, constexprs, attrs = kernel._pack_args(backend, keywords, bound, specialization, options)
     return ASTSource(kernel, signature, constexprs, attrs), options.__dict__
@@ -101,7 +101,7 @@ def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     kernel = triton.compile(source, target=target, options=options)
     sizes = launch.constexprs
     elements = sizes["BLOCK"] if "BLOCK" in sizes else sizes["TILE_H"] * sizes["TILE_W"] * sizes["BLOCK_C"]
-    threads_per_element = launch.num_warps * target.warp_size / elements
+    threads_per_element = launch.config.num_warps * target.warp_size / elements
     if target.backend == "hip":
         return amdgcn_code(kernel.asm["amdgcn"], threads_per_element)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -196,7 +196,8 @@ def amdgcn_code(assembly: str, threads_per_element: float) -> Code:
     return Code(
         registers=field("vgpr_count"),
         scalar_registers=field("sgpr_count"),
-        spills=field("vgpr_spill_count") + field("sgpr_spill_count"),
+        # Scalar registers are spilled to lanes of vector registers, or, if there are none left, to the stack.
+        spills=field("vgpr_spill_count"),
         stack=field("private_segment_fixed_size"),
         **{name: _by_width(forms) for name, forms in counts.items()},
         instructions=instructions,

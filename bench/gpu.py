@@ -129,12 +129,14 @@ def sanitizer_errors(path: Path) -> Findings:
 
 
 def sanitize_case() -> None:
-    """Forward and backward of every transform, padding, mode, layout and dtype, in odd sizes."""
+    """Forward and backward of every transform, padding, mode, layout and dtype, in odd sizes, both kinds of sums."""
     torch.zeros(1, device="cuda")
     print(SANITIZER_STARTED, flush=True)
     torch.manual_seed(0)
-    for index, (transform, padding_mode) in enumerate(product(NAMED.values(), PADDING_MODES)):
+    transforms = (*NAMED.values(), tstn.ThinPlateSpline((3, 4)), tstn.examples.moebius())
+    for index, (transform, padding_mode) in enumerate(product(transforms, PADDING_MODES)):
         # Every transform meets every padding; the rest takes turns, each at its own pace.
+        torch.use_deterministic_algorithms(index % 5 > 2)
         mode = MODES[index % len(MODES)]
         channels = (1, 3, 37)[index // 2 % 3]
         memory_format = (torch.contiguous_format, torch.channels_last)[index // 3 % 2]
@@ -142,9 +144,9 @@ def sanitize_case() -> None:
         input = torch.rand(3, channels, 13, 17, device="cuda", dtype=dtype).contiguous(memory_format=memory_format)
         # Far enough out to meet every edge.
         theta = 1.5 * torch.randn(3, *transform.shape_for((19, 11)), device="cuda")
-        out = tstn.spatial_transform(
-            input.requires_grad_(), theta.requires_grad_(), transform, (19, 11), mode=mode, padding_mode=padding_mode
-        )
+        flow = None if transform.is_dense else torch.rand(3, 19, 11, 2, device="cuda", requires_grad=True)
+        operands = (input.requires_grad_(), theta.requires_grad_(), transform, (19, 11))
+        out = tstn.spatial_transform(*operands, mode=mode, padding_mode=padding_mode, flow=flow)
         out.backward(torch.rand_like(out))
         torch.cuda.synchronize()
         print(transform.name, padding_mode, mode, dtype, memory_format, channels, flush=True)

@@ -106,9 +106,12 @@ def _run(numbered: Iterable[tuple[int, Case]], arguments: argparse.Namespace) ->
 
 
 def _prepare(backend: str, device: str) -> None:
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]
     if backend == "triton" and device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]
+        import interpreter
+
+        interpreter.speed_up()
 
 
 def _prepare_job(backend: str, device: str) -> None:

@@ -23,7 +23,8 @@ def kernel(distance: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor]:
     weight = torch.where(near, ((A + 2) * t - (A + 3)) * t * t + 1, A * (((t - 5) * t + 8) * t - 4))
     slope = torch.where(near, (3 * (A + 2) * t - 2 * (A + 3)) * t, A * ((3 * t - 10) * t + 8))
     curve = torch.where(near, 6 * (A + 2) * t - 2 * (A + 3), A * (6 * t - 10))
-    return tuple(torch.where(near | far, v, 0) for v in (weight, slope * distance.sign(), curve))
+    weight, slope, curve = (torch.where(near | far, v, 0) for v in (weight, slope * distance.sign(), curve))
+    return weight, slope, curve
 
 
 def padded(tap: Tensor, size: int, padding_mode: str, align_corners: bool) -> Tensor:
@@ -46,14 +47,14 @@ def axis_weights(
     With ``absolute`` the sizes of all three; where several taps read one pixel, the sum of the taps' sizes.
     """
     first = x.round() if mode == "nearest" else x.floor()
-    totals = tuple(torch.zeros(*x.shape, size, dtype=x.dtype) for _ in range(3))
+    weights, slopes, curves = (torch.zeros(*x.shape, size, dtype=x.dtype) for _ in range(3))
     for shift in TAPS[mode]:
         tap = first + shift
         pixel = padded(tap.long(), size, padding_mode, align_corners)
         one_hot = (pixel[..., None] == torch.arange(size)).to(x.dtype)
-        for total, value in zip(totals, kernel(x - tap, mode), strict=True):
+        for total, value in zip((weights, slopes, curves), kernel(x - tap, mode), strict=True):
             total += (value.abs() if absolute else value)[..., None] * one_hot
-    return totals
+    return weights, slopes, curves
 
 
 class TermSizes(NamedTuple):

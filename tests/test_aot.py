@@ -133,7 +133,7 @@ def test_amdgcn() -> None:
     assert amdgcn_code(AMDGCN, 2.0) == Code(
         registers=64,
         scalar_registers=54,
-        spills=4,
+        spills=3,
         stack=12,
         loads={"1": 1, "2": 2, "4": 1, "16": 1},
         stores={"2": 1, "8": 1},

@@ -119,14 +119,19 @@ def central_difference(function: Callable[..., Tensor], values: Any, directions:
 
 @every_case
 def test_first_and_second_derivatives(place, case):
-    # Small where calls are slow, the interpreter, or many: PyTorch's fast mode, one random direction instead of every
-    # entry, cannot take that nearest's gradients do not depend on theta at all.
-    fast = case.mode != "nearest"
-    problem = Problem(case, place.device, small=not fast or place == ("triton", "cpu"))
+    # PyTorch's fast mode, one random direction instead of every entry: calls are slow in the interpreter.
+    problem = Problem(case, place.device, small=place == ("triton", "cpu"))
     # On a GPU the input's gradient is summed by atomics, ours and PyTorch's: its last bits may change.
-    options = {"fast_mode": fast, "nondet_tol": 1e-9 if place.device == "cuda" else 0.0, "atol": 1e-6}
-    assert torch.autograd.gradcheck(problem.warp, problem.leaves(), **options)
-    assert torch.autograd.gradgradcheck(problem.warp, problem.leaves(), **options)
+    options = {"fast_mode": True, "nondet_tol": 1e-9 if place.device == "cuda" else 0.0, "atol": 1e-6}
+    options["check_undefined_grad"] = place != ("triton", "cpu")
+    leaves = problem.leaves()
+    if not problem.has_slope:
+        # What nothing depends on is zero, and more than the fast mode can take.
+        grads = dict(zip(problem.names, torch.autograd.grad(problem.loss(*leaves), leaves), strict=True))
+        assert all((grads[name] == 0).all() for name in ("theta", "flow") if name in grads)
+        leaves = [leaf.requires_grad_(n in ("x", "fill")) for n, leaf in zip(problem.names, leaves, strict=True)]
+    assert torch.autograd.gradcheck(problem.warp, leaves, **options)
+    assert torch.autograd.gradgradcheck(problem.warp, leaves, **options)
 
 
 @every_case
@@ -137,7 +142,7 @@ def test_jvp_and_dual_tensors(place, case):
     for chosen in (None, *range(len(values))):
         tangents = tuple(d if chosen in (None, i) else torch.zeros_like(d) for i, d in enumerate(directions))
         expected = central_difference(problem.warp, values, tangents)
-        _, tangent = torch.func.jvp(problem.warp, values, tangents)
+        tangent = torch.func.jvp(problem.warp, values, tangents)[1]
         close(tangent, expected, 1e-6)
         with forward_ad.dual_level():
             duals = [
@@ -185,8 +190,8 @@ def test_jacobians(place, case):
         close(forward, reverse)
         leaf = problem.values[i].clone().requires_grad_()
         out = function(leaf)
-        # A few rows are enough to tie the kernels' own backward pass to these.
-        for at in range(0, out.numel(), 11):
+        # Two rows are enough to tie the kernels' own backward pass to these.
+        for at in (0, out.numel() - 5):
             (row,) = torch.autograd.grad(out.flatten()[at], leaf, retain_graph=True)
             close(row, reverse.flatten(0, out.dim() - 1)[at])
         assert (forward.abs().max() > 1e-3) == (name == "fill" or problem.has_slope)
@@ -202,11 +207,16 @@ def test_hessians(place, case):
 
     hessian = torch.func.jacfwd(torch.func.jacrev(loss))(theta)
     close(hessian, torch.func.jacrev(torch.func.jacrev(loss))(theta))
-    direction = torch.randn_like(theta)
     leaf = theta.clone().requires_grad_()
     (grad,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
-    (product,) = torch.autograd.grad(grad, leaf, direction)
-    close(product, torch.tensordot(direction, hessian, theta.dim()))
+    if grad.requires_grad:
+        direction = torch.randn_like(theta)
+        (product,) = torch.autograd.grad(grad, leaf, direction)
+        close(product, torch.tensordot(direction, hessian, theta.dim()))
+    else:
+        # A gradient that is zero whatever theta is.
+        assert not problem.has_slope
+        assert (grad == 0).all()
     assert (hessian.abs().max() > 1e-3) == problem.has_slope
 
 
@@ -245,16 +255,14 @@ def test_vmap_of_gradients_and_tangents(place, case):
     close(torch.vmap(tangent)(*values), torch.stack([tangent(*(v[i] for v in values)) for i in range(3)]))
 
 
-# Every function transform, and every transform in one of them: tracing takes seconds.
+# Each function transform with a few warps: tracing takes seconds.
 COMPILED = [
     ("gradient", "affine-bilinear"),
-    ("vmap of gradient", "affine-bicubic"),
-    ("tangent", "affine-bilinear"),
-    ("tangent", "projective-nearest"),
-    ("vmap of gradient", "spline_five_smooth-bilinear"),
+    ("vmap of gradient", "projective-bilinear"),
+    ("tangent", "affine+flow-bilinear"),
     ("gradient", "flow-bicubic"),
-    ("tangent", "affine+flow-bicubic"),
-    ("vmap of gradient", "lens-bilinear"),
+    ("vmap of gradient", "spline_five_smooth-bilinear"),
+    ("tangent", "lens-nearest"),
 ]
 
 

@@ -23,7 +23,7 @@ from tstn._warp import Needed, Operands, Warp
 
 def launch(launch, device):
     kernel = getattr(tstn_kernels, launch.kernel)
-    options = dict(num_warps=launch.num_warps, enable_fp_fusion=True)
+    options = launch.options("cuda")
     compiled = kernel.warmup(*launch.arguments, **launch.constexprs, **options, grid=(launch.programs,))
     print(launch.kernel, compiled.metadata.num_warps, "ld.global.v4" in compiled.asm["ptx"])
 

@@ -68,8 +68,8 @@ def test_samples_cover_every_option():
 def test_values_and_gradients(place, dtype, memory_format):
     for sample in image_samples("sample", dtype):
         # The same numbers in float64: what both should come to.
-        exact = [t.double().requires_grad_() for t in sample[:2]]
-        expected = F.grid_sample(*exact, *sample[2:])
+        exact = (sample.input.double().requires_grad_(), sample.grid.double().requires_grad_())
+        expected = F.grid_sample(exact[0], exact[1], *sample[2:])
         away = away_from_steps(sample, dtype)
         assert away.double().mean() > 0.95
         grad = torch.where(away, torch.randn_like(expected), 0)
@@ -99,6 +99,9 @@ def about(options: str) -> Callable[[str], str]:
 def test_large_rotation(place, dtype):
     """The reference samples: 345 x 456 pixels from 0 to 255, turned by 45 degrees."""
     for sample in image_samples("reference", dtype):
+        if place == ("triton", "cpu"):
+            # A tile of one image: the interpreter takes its time.
+            sample = sample._replace(input=sample.input[:1, :2], grid=sample.grid[:1, 100:150, 180:244])
         expected = F.grid_sample(sample.input.double(), sample.grid.double(), *sample[2:])
         away = away_from_steps(sample, dtype)
         assert away.double().mean() > 0.9, sample[2:]

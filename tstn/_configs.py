@@ -17,6 +17,8 @@ class Config:
     num_warps: int = 4
     # Samples that share what a tile's pixels have in common: a spline's basis.
     samples: int = 1
+    # Registers a lane may have on NVIDIA, where the compiler would rather spill a few than run fewer warps.
+    maxnreg: int | None = None
 
 
 # NCHW, lanes over pixels; a few channels per lane keep several independent loads in flight.
@@ -29,12 +31,17 @@ CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
 CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
 CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64)
 # Values of 64 bits take two registers each.
-CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4)
+CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
+# channels_last where a value takes many registers: one or two values per lane.
+HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
+HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
 # Splines. The basis costs more than the samples' own work, unless there are many channels.
 SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
+# Kernels that go through memory as it lies have no tile.
+FLAT = Config(tile_h=0, tile_w=0, block_c=0)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4)
 
@@ -47,15 +54,18 @@ THETA_PARTS = 2**17
 FEW_NUMBERS = 16
 
 
-def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, mode: str) -> Config:
-    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each, a coordinate map and a mode."""
+def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy: bool) -> Config:
+    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each, and a coordinate map.
+
+    ``heavy`` says that each value takes many registers: sixteen taps, or sums in fixed point.
+    """
     double = itemsize == 8
-    if mode == "bicubic" and not (channels_last and channels > 4) and kernel != "thin_plate_spline":
-        return PIXELS_1
     if kernel == "thin_plate_spline" and not (channels_last and channels > 4):
         return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4 if channels_last else SPLINE_1
     if not channels_last:
-        return PIXELS_1 if channels == 1 else PIXELS_2 if channels == 2 or double else PIXELS_4
+        return PIXELS_1 if channels == 1 or heavy else PIXELS_2 if channels == 2 or double else PIXELS_4
+    if heavy:
+        return HEAVY_CHANNELS_4 if channels <= 4 else HEAVY_CHANNELS_32
     if double:
         return CHANNELS_4_DOUBLE if channels <= 16 else CHANNELS_32_DOUBLE
     return CHANNELS_4 if channels <= 4 else CHANNELS_8 if channels <= 16 else CHANNELS_64

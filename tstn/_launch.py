@@ -29,7 +29,14 @@ class Launch(NamedTuple):
     programs: int
     arguments: tuple[Any, ...]
     constexprs: dict[str, Any]
-    num_warps: int = 4
+    config: _configs.Config = _configs.FLAT
+
+    def options(self, backend: str) -> dict[str, Any]:
+        """The compiler's options for Triton's backend, "cuda" or "hip"."""
+        options = {"num_warps": self.config.num_warps, "enable_fp_fusion": True}
+        if backend == "cuda" and self.config.maxnreg is not None:
+            options["maxnreg"] = self.config.maxnreg
+        return options
 
     def run(self, device: torch.device) -> None:
         import tstn_kernels
@@ -37,10 +44,9 @@ class Launch(NamedTuple):
         if self.programs > INT32_MAX:
             raise ValueError(f"input, theta and size need {self.programs} programs; at most {INT32_MAX} can run")
         kernel = getattr(tstn_kernels, self.kernel)
+        options = self.options("cuda" if torch.version.hip is None else "hip")
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            kernel[(self.programs,)](
-                *self.arguments, **self.constexprs, num_warps=self.num_warps, enable_fp_fusion=True
-            )
+            kernel[(self.programs,)](*self.arguments, **self.constexprs, **options)
 
 
 class Gradients(NamedTuple):
@@ -120,7 +126,7 @@ def _zeroed_sum(grad_input: Tensor) -> Tensor:
 
 
 def plan_forward(output: Tensor, operands: Operands, warp: Warp) -> Launch:
-    cut = _cut(operands, warp, parts_of=0, splittable=True)
+    cut = _cut(operands, warp)
     operands = _with_precise_fill(operands, warp)
     pointers, strides, sizes = _arguments(operands, warp, cut)
     constexprs = _constexprs(cut, operands, warp, (output,))
@@ -130,7 +136,7 @@ def plan_forward(output: Tensor, operands: Operands, warp: Warp) -> Launch:
         cut.groups * cut.tiles * cut.splits,
         (output, *pointers, *output.stride(), *strides, *sizes, cut.tiles, cut.run_of_channels, warp.fill_value),
         constexprs,
-        cut.config.num_warps,
+        cut.config,
     )
 
 
@@ -139,8 +145,9 @@ def plan_backward(grads: Gradients, grad_output: Tensor, operands: Operands, war
     input = operands.input
     thetas, channels = operands.warps, input.shape[1]
     numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    fixed = grads.input_sum is not None and grads.input_sum.dtype == torch.int64
     # The field's gradient belongs to one pixel, which one program must then see whole.
-    cut = _cut(operands, warp, parts_of=0 if grads.theta is None else numbers, splittable=grads.flow is None)
+    cut = _cut(operands, warp, 0 if grads.theta is None else numbers, splittable=grads.flow is None, fixed=fixed)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     theta_parts = cut.parts * cut.splits
     fill_parts = cut.groups * cut.parts
@@ -148,7 +155,6 @@ def plan_backward(grads: Gradients, grad_output: Tensor, operands: Operands, war
     if grads.theta is not None and (theta_parts > 1 or grads.theta.dtype != dtype):
         grad_theta_parts = grads.theta.new_empty((thetas, theta_parts, numbers), dtype=dtype)
     grad_fill_parts = None if grads.fill is None else grads.fill.new_empty((fill_parts, channels), dtype=dtype)
-    fixed = grads.input_sum is not None and grads.input_sum.dtype == torch.int64
     # What the kernel adds to, by input pixel.
     into = grads.input if fixed else grads.input_sum
     into = grad_output if into is None else into
@@ -195,7 +201,7 @@ def plan_backward(grads: Gradients, grad_output: Tensor, operands: Operands, war
                 count_bits,
             ),
             constexprs,
-            cut.config.num_warps,
+            cut.config,
         )
     )
 
@@ -264,7 +270,7 @@ class _Cut(NamedTuple):
     run_of_channels: int
 
 
-def _cut(operands: Operands, warp: Warp, parts_of: int, splittable: bool) -> _Cut:
+def _cut(operands: Operands, warp: Warp, parts_of: int = 0, splittable: bool = True, fixed: bool = False) -> _Cut:
     """``parts_of`` is how many numbers each part leaves behind for each sample."""
     input, thetas = operands.input, operands.warps
     channels = input.shape[1]
@@ -273,7 +279,8 @@ def _cut(operands: Operands, warp: Warp, parts_of: int, splittable: bool) -> _Cu
         if warp.kernel == "thin_plate_spline":
             config = dataclasses.replace(config, samples=2)
     else:
-        config = _configs.choose(is_channels_last(input), channels, input.element_size(), warp.kernel, warp.mode)
+        heavy = fixed or warp.mode == "bicubic"
+        config = _configs.choose(is_channels_last(input), channels, input.element_size(), warp.kernel, heavy)
     height, width = warp.size
     groups = -(-thetas // config.samples)
     tiles = -(-height // config.tile_h) * -(-width // config.tile_w)

@@ -100,6 +100,11 @@ def _forward_op(
     align_corners: bool,
     fill_value: float,
 ) -> Tensor:
+    if forward_ad._current_level >= 0:
+        # PyTorch would take the tangent for zero, without a word. Only an exported program gets here.
+        raise NotImplementedError(
+            "torch.ops.tstn.spatial_transform has no forward-mode derivative; call tstn.spatial_transform"
+        )
     operands = Operands(input, theta, flow, fill, input_index, constants)
     return _launch.forward(operands, _unflatten(kernel, height, width, mode, padding_mode, align_corners, fill_value))
 

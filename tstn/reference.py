@@ -88,8 +88,7 @@ def _aten_coordinate(x: Tensor, size: int, warp: Warp) -> Tensor:
         normalised = torch.where(normalised.abs() < outside, normalised, -outside)
     # By rounding, ATen may find a whole pixel just below itself, where the left derivative holds. This is the least
     # that always brings it to the right one's side.
-    on_lattice = (x == x.floor()).to(x.dtype)
-    return normalised.add_(on_lattice, alpha=torch.finfo(x.dtype).eps)
+    return normalised + (x == x.floor()).to(x.dtype) * torch.finfo(x.dtype).eps
 
 
 def _near(x: Tensor, size: int, warp: Warp) -> Tensor:

@@ -37,6 +37,13 @@ def add_sum(grads, i, value):
 
 
 @triton.jit
+def normalised(x, y, frame):
+    """The target's normalised coordinates, with one division for all pixels of an axis."""
+    one = tl.full((), 1.0, x.dtype)
+    return x * quotient(one, frame[6]), y * quotient(one, frame[7])
+
+
+@triton.jit
 def matrix_map(a, b, c, d, e, f, x, y, frame):
     """(x, y) -> A (x, y) + t, with A and t brought from normalised to pixel units."""
     x_source = (a * frame[0]) * x + ((b * frame[1]) * y + c * frame[4])
@@ -140,8 +147,9 @@ def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
     grad_v = tl.where(seen, quotient(grad_y, w), 0.0)
     grad_w = -(grad_u * tl.where(seen, x_source, 0.0) + grad_v * tl.where(seen, y_source, 0.0))
     affine_map_vjp(grads, theta, constants, x, y, grad_u, grad_v, frame, SAMPLES)
-    add_sum(grads, 6, grad_w * quotient(x, frame[6] + tl.zeros_like(x)))
-    add_sum(grads, 7, grad_w * quotient(y, frame[7] + tl.zeros_like(y)))
+    x_norm, y_norm = normalised(x, y, frame)
+    add_sum(grads, 6, grad_w * x_norm)
+    add_sum(grads, 7, grad_w * y_norm)
     add_sum(grads, 8, grad_w)
 
 
@@ -151,7 +159,8 @@ def homogeneous(theta, x, y, frame):
     g = theta_number(theta, 6, x)
     h = theta_number(theta, 7, x)
     i = theta_number(theta, 8, x)
-    return quotient(g, frame[6]) * x + (quotient(h, frame[7]) * y + i)
+    x_norm, y_norm = normalised(x, y, frame)
+    return g * x_norm + (h * y_norm + i)
 
 
 @triton.jit
@@ -169,8 +178,7 @@ def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
     The basis is computed once and used for every sample.
     """
-    x_norm = quotient(x, frame[6] + tl.zeros_like(x))
-    y_norm = quotient(y, frame[7] + tl.zeros_like(y))
+    x_norm, y_norm = normalised(x, y, frame)
     # Where there are fewer samples, the last one stands in.
     sample = tl.minimum(tl.arange(0, SAMPLES), theta[3] - 1)
     at = theta[0] + sample.to(tl.int64) * theta[1]
@@ -193,8 +201,7 @@ def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 @triton.jit
 def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad U(|(x, y) - c_k|) for each k, sum grad, sum grad x, sum grad y), for x and y in turn"""
-    x_norm = quotient(x, frame[6] + tl.zeros_like(x))
-    y_norm = quotient(y, frame[7] + tl.zeros_like(y))
+    x_norm, y_norm = normalised(x, y, frame)
     grad_x = tl.reshape(grad_x, (SAMPLES, x.shape[0])) * frame[4]
     grad_y = tl.reshape(grad_y, (SAMPLES, x.shape[0])) * frame[5]
     sample = tl.arange(0, SAMPLES)

@@ -1,0 +1,50 @@
+"""Triton's interpreter, made faster for tests."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+def speed_up() -> None:
+    """Patch ``triton.language`` once per kernel, not again in every device function that a kernel calls.
+
+    The interpreter replaces the language's builtins before it runs a kernel, and looks for what is left to replace at
+    each call of a device function: half of all its time. What a nested call would replace has been replaced by then,
+    unless the function sees another of the language's modules.
+    """
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    patch = interpreter._patch_lang
+    if getattr(patch, "is_fast", False):
+        return
+    patched: set[int] = set()
+
+    class OnceScope:
+        def __init__(self, scope: Any):
+            self.scope = scope
+
+        def restore(self) -> None:
+            patched.clear()
+            self.scope.restore()
+
+    def patch_once(function: Any) -> Any:
+        visible = {id(v) for v in function.__globals__.values() if inspect.ismodule(v) and _is_language(v)}
+        nested = bool(patched)
+        if nested and visible <= patched:
+            return interpreter._LangPatchScope()
+        patched.update(visible)
+        try:
+            scope = patch(function)
+        except BaseException:
+            patched.clear()
+            raise
+        return scope if nested else OnceScope(scope)
+
+    def _is_language(module: Any) -> bool:
+        return module is interpreter.tl or module is interpreter.tl.core
+
+    patch_once.is_fast = True  # pyright: ignore[reportFunctionMemberAccess]
+    interpreter._patch_lang = patch_once
