@@ -13,7 +13,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import interpreter
+
 import tstn
+
+interpreter.speed_up()
 
 
 class Place(NamedTuple):
