@@ -24,7 +24,7 @@ class Config:
 # NCHW, lanes over pixels; a few channels per lane keep several independent loads in flight.
 PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
 PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
-PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4, maxnreg=255)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each. More values
 # per lane than here spill in the backward pass.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
@@ -37,8 +37,8 @@ CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
 # Splines. The basis costs more than the samples' own work, unless there are many channels.
-SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
-SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2)
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=255)
+SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
 # Kernels that go through memory as it lies have no tile.
 FLAT = Config(tile_h=0, tile_w=0, block_c=0)
