@@ -1,16 +1,12 @@
 """Forward, and forward with backward, of tstn and of what PyTorch offers.
 
 Each implementation is first checked against a float64 result; one that is wrong fails and is not timed. Compilation
-and warm-up are outside the timed region. On a GPU, caches are cold and each time is taken twice: by the host's clock
-from call to result, which is what a lone call costs, and by the GPU's clock with the launches queued beforehand, which
-is what the kernels cost.
+and warm-up are outside the timed region. :mod:`bench.timing` has the clocks.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 
 import pytest
@@ -19,41 +15,27 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import tstn
-from bench.report import Figure
-from bench.workloads import (
-    WORKLOADS,
-    Implementation,
-    Problem,
-    Workload,
-    check,
-    dtype_name,
-    floor_bytes,
-    implementations,
-)
-
-CUDA = torch.cuda.is_available()
-# Larger than any GPU's last cache.
-FLUSH_BYTES = 2**28
-COPY_BYTES = 2**30
-# Some milliseconds: more than it takes to launch any of these.
-QUEUE_CYCLES = 5_000_000
-GPU_ROUNDS = 30
+from bench.peers import Implementation, check, implementations
+from bench.schema import Figure
+from bench.timing import CUDA, GPU_ROUNDS, clock, copy_gb_per_s, flush, gpu_seconds, peak_bytes, rounds_for, times
+from bench.workloads import DIRECTIONS, WORKLOADS, ZOOMS, Problem, Workload, dtype_name, floor_bytes
 
 Case = tuple[Workload, str, Implementation]
-
-
-def clock() -> float:
-    """The time when the GPU has done all it was given."""
-    if CUDA:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+# What a deadline takes first: ways that are seldom the best peer.
+LAST = ("copies", "loop", "kornia", "broadcast_compiled")
 
 
 def cases() -> list[Case]:
-    """All cases; those that have to be compiled come last, so that a deadline takes them first."""
-    workloads = WORKLOADS if CUDA else [workload.on_cpu() for workload in WORKLOADS]
+    """All cases, in the order of their worth: PyTorch as it is used, the zooms, what is compiled, other peers."""
+    workloads = (*WORKLOADS, *ZOOMS) if CUDA else tuple(workload.on_cpu() for workload in WORKLOADS)
     listed = [(w, d, i) for w in workloads for d in w.directions for i in implementations(w, CUDA)]
-    return sorted(listed, key=lambda case: case[2].compiled)
+
+    def later(case: Case) -> tuple[float, float]:
+        _, direction, implementation = case
+        name = implementation.name
+        return (LAST.index(name) + 1 if name in LAST else 0, implementation.compiled + (direction == "grad_input") / 2)
+
+    return sorted(listed, key=later)
 
 
 def case_id(case: Case) -> str:
@@ -68,68 +50,12 @@ def problem_of(workload: Workload) -> Problem:
     return Problem.of(workload, "cuda" if CUDA else "cpu")
 
 
-@lru_cache(maxsize=1)
-def flush_buffer() -> Tensor:
-    """Memory that pushes everything else out of the cache when it is written."""
-    return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+def same_bits(first: tuple[Tensor, ...], second: tuple[Tensor, ...], names: tuple[str, ...]) -> dict[str, bool]:
+    """Whether two runs gave the same, result by result."""
+    return {name: torch.equal(a, b) for name, a, b in zip(names, first, second, strict=True)}
 
 
-def flush() -> None:
-    """Leave nothing of use in the cache."""
-    flush_buffer().zero_()
-
-
-def gpu_seconds(run: Callable[[], object], rounds: int) -> list[float]:
-    """Time on the GPU alone: while it flushes its cache and sleeps, the host queues the launches."""
-    durations: list[float] = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush()
-        torch.cuda._sleep(QUEUE_CYCLES)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        durations.append(start.elapsed_time(end) * 1e-3)
-    return durations
-
-
-@lru_cache(maxsize=1)
-def copy_gb_per_s() -> float:
-    """The bandwidth of a large copy, bytes read plus bytes written: what a memory-bound kernel can hope for."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * COPY_BYTES / statistics.median(gpu_seconds(lambda: target.copy_(source), GPU_ROUNDS)) * 1e-9
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most memory that a call holds, its results included, above what was held before."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def times(durations: Sequence[float]) -> Figure:
-    """Durations summed up."""
-    quarter, median, three_quarters = statistics.quantiles(durations, n=4, method="inclusive")
-    return {
-        "median_s": median,
-        "iqr_s": three_quarters - quarter,
-        "min_s": min(durations),
-        "rounds": len(durations),
-    }
-
-
-def rounds_for(run: Callable[[], object], seconds: float) -> int:
-    """As many rounds as fit, judged by one that is already warm."""
-    start = clock()
-    run()
-    return max(5, min(200, int(seconds / (clock() - start))))
-
-
-# PyTorch's compiler may warn; that is no reason not to time it.
+# PyTorch's compiler and other libraries may warn; that is no reason not to time them.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("case", cases(), ids=case_id)
@@ -146,7 +72,10 @@ def test_warp(
         "workload": workload.id,
         "direction": direction,
         "implementation": implementation.name,
+        "role": implementation.role,
+        "transform": workload.family,
         "dtype": dtype_name(workload.dtype),
+        "coordinates": dtype_name(implementation.coordinates(workload)),
         "layout": workload.layout,
         "backend": tstn.backend_for(problem.input),
     }
@@ -162,8 +91,10 @@ def test_warp(
                 pytest.skip(f"cuDNN cannot do this: {error}")
             raise
         errors = check(problem, implementation, direction, results)
+        repeats = same_bits(results, run(), DIRECTIONS[direction])
+        result_bytes = sum(result.numel() * result.element_size() for result in results)
         del results
-        rounds = rounds_for(run, 0.1 if quick else 0.4)
+        rounds = rounds_for(run, 0.1 if quick else 0.2)
         benchmark.pedantic(run, setup=flush if CUDA else None, rounds=rounds, warmup_rounds=min(rounds, 10))
         gpu = times(gpu_seconds(run, 5 if quick else GPU_ROUNDS)) if CUDA else None
         peak = peak_bytes(run) if CUDA else None
@@ -178,10 +109,13 @@ def test_warp(
             **about,
             "shape": list(workload.shape),
             "size": list(workload.size),
+            "views": workload.views,
             "errors": errors,
+            "repeats": repeats,
             "wall": times(benchmark.stats.stats.data),
             "gpu": gpu,
             "peak_bytes": peak,
+            "result_bytes": result_bytes,
             "floor_bytes": floor,
             "gb_per_s": achieved,
             "copy_gb_per_s": copy,

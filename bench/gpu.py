@@ -1,16 +1,19 @@
-"""Everything that needs a GPU, in one command: the tests, the memory checker, the benchmarks.
+"""Everything that needs a GPU, in one command: the tests, the memory checker, the benchmarks, the tuner.
 
-    python -m bench.gpu --out results [--budget 520] [--quick]
+    python -m bench.gpu --out DIR [--budget 520] [--stages tests,sanitizer,bench,tune] [--quick]
 
 Runs from the source tree, with nothing installed but PyTorch, Triton, pytest and pytest-benchmark. ``gpu.json``
-(:mod:`bench.report` has its form) is written anew after every stage, so that a run that is cut short keeps what it
-has. Exits with 0 if every stage passed, 1 if one failed, 2 without a GPU.
+(:mod:`bench.schema` has its form) is written anew after every stage, so that a run that is cut short keeps what it
+has. Called again with the same folder, the same code and the same GPU it goes on where it stopped: stages that came to
+an end are left out, and so is every figure that is there. Exits with 0 if no stage failed, 1 if one did or ran out of
+time, 2 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -31,7 +34,8 @@ from typing import Any, NamedTuple
 import torch
 
 import tstn
-from bench.report import SCHEMA_VERSION, table, validate
+from bench.schema import OUT_OF_TIME, SCHEMA_VERSION, Document, read, read_figures, validate
+from bench.tables import table
 from tstn._checks import MODES, PADDING_MODES
 from tstn.transforms import NAMED
 
@@ -40,6 +44,13 @@ SOURCES = (str(ROOT), str(ROOT / "kernels"))
 SANITIZER_STARTED = "the GPU answers"
 # For what happens between stages and after the last.
 RESERVE_S = 10.0
+# A stage that came to one of these has nothing more to say.
+ENDED = ("passed", "failed", "unavailable")
+# What a stage's counts call the benchmarks that another call may yet run.
+LEFT = "left for another call"
+DEFAULT_STAGES = ("tests", "sanitizer", "bench")
+# pytest's exit code where nothing was left to run.
+NOTHING_LEFT = 5
 
 
 class Findings(NamedTuple):
@@ -61,6 +72,8 @@ class Stage(NamedTuple):
     # Of the time that is left when it begins.
     share: float
     findings: Callable[[], Findings]
+    # Exit codes of success.
+    fine: tuple[int, ...] = (0,)
 
 
 def run_stage(stage: Stage, out: Path, limit: float) -> dict[str, Any]:
@@ -70,10 +83,13 @@ def run_stage(stage: Stage, out: Path, limit: float) -> dict[str, Any]:
     if stage.command is not None:
         with (out / f"{stage.name}.log").open("w") as log:
             returncode = run(stage.command(limit), log.fileno(), limit)
-        status = "timed out" if returncode is None else "failed" if returncode else "passed"
+        status = "timed out" if returncode is None else "failed" if returncode not in stage.fine else "passed"
     found = stage.findings()
     if status == "failed" and not found.available:
         status = "unavailable"
+    # What failed is told at once; it is tried again along with the rest.
+    if status in ("passed", "failed") and found.counts.get(LEFT):
+        status = "unfinished"
     return {
         "name": stage.name,
         "status": status,
@@ -103,6 +119,12 @@ def run(command: Sequence[str], output: int, limit: float) -> int | None:
         process.wait()
 
 
+def absent(path: Path) -> Path:
+    """A path where no earlier call's report lies."""
+    path.unlink(missing_ok=True)
+    return path
+
+
 def junit(path: Path) -> Findings:
     """Counts and the names of failures from pytest's report; nothing if pytest did not get to write it."""
     counts: dict[str, int] = {"passed": 0, "failed": 0, "skipped": 0}
@@ -111,12 +133,13 @@ def junit(path: Path) -> Findings:
         return Findings({}, [])
     for case in ElementTree.parse(path).iter("testcase"):
         outcome = "passed"
-        if case.find("skipped") is not None:
-            outcome = "skipped"
+        skipped = case.find("skipped")
+        if skipped is not None:
+            outcome = LEFT if skipped.get("message") == OUT_OF_TIME else "skipped"
         if case.find("failure") is not None or case.find("error") is not None:
             outcome = "failed"
             failures.append(f"{case.get('classname')}::{case.get('name')}")
-        counts[outcome] += 1
+        counts[outcome] = counts.get(outcome, 0) + 1
     return Findings(counts, failures)
 
 
@@ -158,7 +181,7 @@ def stages(out: Path, quick: bool) -> list[Stage]:
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 
     def tests(limit: float) -> list[str]:
-        return [*pytest, "tests", "-m", "gpu", "-p", "no:benchmark", f"--junitxml={out / 'tests.xml'}"]
+        return [*pytest, "tests", "-m", "gpu", "-p", "no:benchmark", f"--junitxml={absent(out / 'tests.xml')}"]
 
     def memcheck(limit: float) -> list[str]:
         # Without PyTorch's allocator, which would hand out neighbours that no checker can tell apart.
@@ -167,22 +190,32 @@ def stages(out: Path, quick: bool) -> list[Stage]:
 
     def bench(limit: float) -> list[str]:
         options = ["--benchmark-only", "--benchmark-group-by=group", "--benchmark-columns=min,median,iqr,rounds"]
-        options += [f"--figures={out / 'figures.jsonl'}", f"--junitxml={out / 'bench.xml'}"]
+        options += [f"--figures={out / 'figures.jsonl'}", f"--junitxml={absent(out / 'bench.xml')}"]
         # What begins before the deadline may take a while to finish.
         options += [f"--deadline={max(limit - 40, limit / 2)}", *(["--quick"] if quick else [])]
         return [*pytest, "bench", "-o", "python_files=bench_*.py", *options]
 
+    def tune(limit: float) -> list[str]:
+        options = [f"--seconds={max(limit - 40, limit / 2)}", f"--write={out / '_configs.py'}"]
+        return [sys.executable, "-m", "bench.tune", *options]
+
+    def nothing() -> Findings:
+        return Findings({}, [])
+
     return [
         Stage("tests", tests, 0.45, lambda: junit(out / "tests.xml")),
         Stage("sanitizer", memcheck if sanitizer else None, 0.3, lambda: sanitizer_errors(out / "sanitizer.log")),
-        Stage("bench", bench, 1.0, lambda: junit(out / "bench.xml")),
+        Stage("bench", bench, 1.0, lambda: junit(out / "bench.xml"), (0, NOTHING_LEFT)),
+        Stage("tune", tune, 1.0, nothing),
     ]
 
 
-def measure(out: Path, todo: Sequence[Stage], budget: float, document: dict[str, Any]) -> dict[str, Any]:
-    """Run the stages within ``budget`` seconds, writing ``gpu.json`` after each."""
+def measure(out: Path, todo: Sequence[Stage], budget: float, document: Document) -> Document:
+    """Run the stages that have not come to an end, within ``budget`` seconds, writing ``gpu.json`` after each."""
     deadline = time.monotonic() + budget - RESERVE_S
     for stage in todo:
+        if any(done["name"] == stage.name and done["status"] in ENDED for done in document["stages"]):
+            continue
         document["stages"].append(run_stage(stage, out, max(1.0, stage.share * (deadline - time.monotonic()))))
         document["figures"] = read_figures(out / "figures.jsonl")
         if document["figures"]:
@@ -192,13 +225,22 @@ def measure(out: Path, todo: Sequence[Stage], budget: float, document: dict[str,
     return document
 
 
-def read_figures(path: Path) -> list[dict[str, Any]]:
-    """The figures written so far; a last line that a kill cut short is left out."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+def resumed(out: Path, fresh: Document) -> Document:
+    """The run that a folder holds, if the same code ran on such a GPU; else the fresh one, in an emptied folder."""
+    try:
+        earlier = read(out / "gpu.json")
+    except (OSError, ValueError):
+        earlier = None
+    same = ("source", "versions")
+    if earlier and all(earlier[k] == fresh[k] for k in same) and earlier["gpu"]["name"] == fresh["gpu"]["name"]:
+        return earlier
+    for pattern in ("gpu.json", "figures.jsonl", "*.xml", "*.log", "_configs.py"):
+        for path in out.glob(pattern):
+            path.unlink()
+    return fresh
 
 
-def write(path: Path, document: dict[str, Any]) -> None:
+def write(path: Path, document: Document) -> None:
     """Check a document and put it in place in one step."""
     validate(document)
     unfinished = path.with_suffix(".part")
@@ -224,6 +266,15 @@ def revision(root: Path) -> tuple[str | None, bool | None]:
     return commit, None if changes is None else bool(changes)
 
 
+def source_digest(root: Path) -> str:
+    """What tells the code that runs, kernels and benchmarks included, from any other."""
+    digest = hashlib.sha256()
+    for folder in ("bench", "kernels", "tests", "tstn"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def nvidia_smi(*fields: str) -> dict[str, str]:
     """Fields of the first GPU, as nvidia-smi prints them; empty without it."""
     line = ask("nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
@@ -236,15 +287,17 @@ def clocks() -> dict[str, str]:
     return nvidia_smi("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")
 
 
-def describe() -> dict[str, Any]:
+def describe() -> Document:
     """A results document without results."""
     commit, dirty = revision(ROOT)
     driver = nvidia_smi("driver_version").get("driver_version")
     return {
         "schema": SCHEMA_VERSION,
+        "suite": "warp",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit,
         "dirty": dirty,
+        "source": source_digest(ROOT),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -272,7 +325,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def summary(document: dict[str, Any]) -> list[str]:
+def summary(document: Document) -> list[str]:
     """What happened, in lines."""
     copy = document["copy_gb_per_s"]
     lines = [f"{document['gpu']['name']}, copy bandwidth {f'{copy:.0f} GB/s' if copy else 'not measured'}"]
@@ -291,6 +344,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Test, check and time tstn on a GPU.")
     parser.add_argument("--out", type=Path, help="folder for gpu.json and the logs")
     parser.add_argument("--budget", type=float, default=520.0, help="seconds for everything (default: 520)")
+    parser.add_argument(
+        "--stages",
+        default=",".join(DEFAULT_STAGES),
+        help="which of tests, sanitizer, bench and tune (default: %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds and no torch.compile")
     parser.add_argument("--sanitize-case", action="store_true", help="only run what compute-sanitizer looks at")
     options = parser.parse_args(arguments)
@@ -303,16 +361,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.out is None:
         parser.error("--out is needed")
+    out: Path = options.out.resolve()
+    known = {stage.name: stage for stage in stages(out, options.quick)}
+    chosen = options.stages.split(",")
+    if not set(chosen) <= known.keys():
+        parser.error(f"--stages must be some of {','.join(known)}; got {options.stages}")
 
     # Stages are process groups of their own, to be ended with this program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("gpu.json", "tests.xml", "bench.xml", "figures.jsonl", "tests.log", "sanitizer.log", "bench.log"):
-        (out / name).unlink(missing_ok=True)
-    document = measure(out, stages(out, options.quick), options.budget, describe())
+    document = resumed(out, describe())
+    before = len(document["stages"])
+    measure(out, [stage for name, stage in known.items() if name in chosen], options.budget, document)
     print("\n".join(summary(document)))
-    return int(any(stage["status"] in ("failed", "timed out") for stage in document["stages"]))
+    return int(any(stage["status"] in ("failed", "timed out") for stage in document["stages"][before:]))
 
 
 if __name__ == "__main__":

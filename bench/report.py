@@ -1,116 +1,103 @@
-"""What a run leaves behind: the form of its results, a check of that form, and the table that people read."""
+"""Every bar with its figure: pass, miss or unmeasured.
+
+    python -m bench.report                   from the newest results in bench/results
+    python -m bench.report --check           exit 1 if a bar is missed; what was not measured is no miss
+    python -m bench.report --results FILE    from this file
+    python -m bench.report --add FILE        first keep FILE, a gpu.json of bench.gpu, where results are kept
+    python -m bench.report --table           also every time, losses included
+
+:mod:`bench.bars` says what the bars are.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-SCHEMA_VERSION = 1
+from bench.bars import GPU, MISS, Bar, code_bar, gpu_bars, overhead_bar, read_json, traffic_bar
+from bench.schema import RESULTS, Document, newest, place, read
+from bench.tables import table
 
-Figure = dict[str, Any]
-"""One implementation on one workload in one direction, in the form of ``FIGURE``."""
-
-# A type, several types, or None for "or null". Seconds are per call.
-_NUMBER = (float, int)
-_OR_NUMBER = (float, int, type(None))
-_OR_TEXT = (str, type(None))
-_TIMES = {"median_s": _NUMBER, "iqr_s": _NUMBER, "min_s": _NUMBER, "rounds": int}
-
-FIGURE = {
-    "workload": str,
-    "direction": str,
-    "implementation": str,
-    "dtype": str,
-    "layout": str,
-    "backend": str,
-    "shape": [int],
-    "size": [int],
-    "errors": {...: _NUMBER},
-    # From call to finished result, launches included, by the host's clock.
-    "wall": _TIMES,
-    # By the GPU's clock, with the launches queued beforehand; null without a GPU, like all that follows from it.
-    "gpu": (_TIMES, None),
-    "peak_bytes": (int, type(None)),
-    "floor_bytes": int,
-    "gb_per_s": _OR_NUMBER,
-    "copy_gb_per_s": _OR_NUMBER,
-    "share_of_copy": _OR_NUMBER,
-}
-
-STAGE = {
-    "name": str,
-    # passed, failed, timed out, or unavailable: the tool is not there or does not work on this machine.
-    "status": str,
-    "returncode": (int, type(None)),
-    "seconds": _NUMBER,
-    "limit_s": _NUMBER,
-    "counts": {...: int},
-    "failures": [str],
-}
-
-DOCUMENT = {
-    "schema": int,
-    "started": str,
-    "commit": _OR_TEXT,
-    "dirty": (bool, type(None)),
-    "versions": {...: _OR_TEXT},
-    "gpu": {"name": str, "driver": _OR_TEXT, "clocks_before": {...: str}, "clocks_after": {...: str}},
-    "copy_gb_per_s": _OR_NUMBER,
-    "stages": [STAGE],
-    "figures": [FIGURE],
-}
+AOT_TABLE = Path(__file__).with_name("aot_table.json")
+# What fell short is told up to here, unless all is asked for.
+TOLD = 5
 
 
-def validate(document: object) -> None:
-    """Check a results document.
+def add(path: Path, results: Path = RESULTS) -> Path:
+    """Keep a results document in its place, over an older one of the same version and GPU.
 
     Raises:
-        ValueError: If its version or its form is not the one described here; the message says where.
+        ValueError: If it does not have the form.
     """
-    if isinstance(document, dict) and document.get("schema") != SCHEMA_VERSION:
-        raise ValueError(f"schema must be {SCHEMA_VERSION}; got {document.get('schema')!r}")
-    _require(document, DOCUMENT, "document")
+    document = read(path)
+    kept = place(document, results)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(document, indent=1) + "\n")
+    return kept
 
 
-def _require(value: object, form: Any, where: str) -> None:
-    if isinstance(form, tuple) and form[-1] is None:
-        if value is not None:
-            _require(value, form[0], where)
-    elif isinstance(form, list):
-        _require(value, list, where)
-        assert isinstance(value, list)
-        for i, item in enumerate(value):
-            _require(item, form[0], f"{where}[{i}]")
-    elif isinstance(form, dict):
-        _require(value, dict, where)
-        assert isinstance(value, dict)
-        if ... in form:
-            form = dict.fromkeys(value, form[...])
-        if value.keys() != form.keys():
-            raise ValueError(f"{where} must have the keys {sorted(form)}; got {sorted(value)}")
-        for key, item in value.items():
-            _require(item, form[key], f"{where}.{key}")
-    else:
-        # bool is an int to Python, but not in results.
-        types = form if isinstance(form, tuple) else (form,)
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            expected = " or ".join(t.__name__ for t in types)
-            raise ValueError(f"{where} must be {expected}; got {value!r}")
+def bars(document: Document | None, results: Path = RESULTS, aot_table: Path = AOT_TABLE) -> list[Bar]:
+    """All bars, from a results document and the files beside it."""
+    codes = read_json(aot_table)
+    return [
+        *gpu_bars(document),
+        code_bar(codes and codes["variants"]),
+        traffic_bar(read_json(results / "roofline.json")),
+        overhead_bar(read_json(results / "overhead.json")),
+    ]
 
 
-def table(figures: Sequence[Figure], clock: str) -> list[str]:
-    """The lines of a table: tstn's median by one clock, "wall" or "gpu", and each peer's as a multiple of it."""
-    names = list(dict.fromkeys(f["implementation"] for f in figures if f["implementation"] != "tstn"))
-    rows: dict[tuple[str, str], dict[str, float]] = {}
-    for figure in figures:
-        if figure[clock] is not None:
-            times = rows.setdefault((figure["workload"], figure["direction"]), {})
-            times[figure["implementation"]] = figure[clock]["median_s"]
-    lines = [f"{'workload':<31} {'direction':<10} {'tstn, ms':>9}" + "".join(f" {name:>11}" for name in names)]
-    for (workload, direction), times in rows.items():
-        own = times.get("tstn")
-        line = f"{workload:<31} {direction:<10} " + (f"{own * 1e3:9.3f}" if own else f"{'-':>9}")
-        for name in names:
-            line += f" {times[name] / own:10.2f}x" if own and name in times else f" {'-':>11}"
-        lines.append(line)
-    return lines
+def describe(path: Path, document: Document) -> str:
+    """Where figures come from, in a line."""
+    copy, versions = document["copy_gb_per_s"], document["versions"]
+    bandwidth = f"copies at {copy:.0f} GB/s" if copy else "copy bandwidth not measured"
+    revision = (document["commit"] or f"source {document['source']}")[:16] + " with changes" * bool(document["dirty"])
+    return (
+        f"{path.name}: {document['gpu']['name']}, {bandwidth}, tstn {versions['tstn']} ({revision}), "
+        f"PyTorch {versions['torch']}, Triton {versions['triton']}, {document['started']}"
+    )
+
+
+def lines(judged: Sequence[Bar], told: int | None = TOLD) -> list[str]:
+    """The bars in lines; ``told`` limits how much of what fell short is listed."""
+    out = []
+    for bar in judged:
+        out.append(f"{bar.verdict:<10}  {bar.name}: {bar.figure}")
+        shown = bar.short if told is None else bar.short[:told]
+        out += [f"{'':<12}{line}" for line in shown]
+        if len(shown) < len(bar.short):
+            out.append(f"{'':<12}and {len(bar.short) - len(shown)} more (--all)")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int:
+    """Print the report and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="instead of the newest in bench/results")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="first keep this gpu.json in bench/results")
+    parser.add_argument("--table", action="store_true", help="also every time, losses included")
+    parser.add_argument("--all", action="store_true", help="all that fell short")
+    options = parser.parse_args(arguments)
+    try:
+        if options.add is not None:
+            print(f"kept as {add(options.add, results)}")
+        found = (options.results, read(options.results)) if options.results is not None else newest(results, gpu=GPU)
+        judged = bars(found and found[1], results)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(describe(*found) if found else f"No GPU has been measured: {results} holds no results.")
+    print("\n".join(lines(judged, None if options.all else TOLD)))
+    if options.table and found:
+        for clock in ("gpu", "wall"):
+            print(f"\nmedian by the {clock} clock; above 1, tstn is faster")
+            print("\n".join(table(found[1]["figures"], clock)))
+    return int(options.check and any(bar.verdict == MISS for bar in judged))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
