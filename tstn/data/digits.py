@@ -1,4 +1,4 @@
-"""Handwritten digits and the distortions of Jaderberg et al. 2015, appendix A.4, made on the fly."""
+"""Handwritten digits: MNIST, and the smaller set that needs no download."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import gzip
 import hashlib
 import http.client
 import math
-import os
 import struct
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstn.functional import spatial_transform
+from tstn.data.files import DataError, default_root, write_atomically
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -31,16 +29,6 @@ MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-
-RTS_MAX_ANGLE = 45.0
-RTS_SCALES = (0.7, 1.2)
-
-Distortion = Callable[[Tensor, torch.Generator], Tensor]
-"""Maps clean images (N, 1, 28, 28) to distorted ones (N, 1, H, W), drawing from the generator."""
-
-
-class DataError(RuntimeError):
-    """Data that cannot be had or cannot be trusted; the message says what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +76,6 @@ def load_digits(num_test: int = 500) -> Digits:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     test, train = order[:num_test], order[num_test:]
     return Digits(images[train], labels[train], images[test], labels[test])
-
-
-def default_root() -> Path:
-    """The folder of the MNIST files: what ``TSTN_DATA`` says, or else ``tstn/mnist`` in the user's cache."""
-    if root := os.environ.get("TSTN_DATA"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tstn" / "mnist"
 
 
 def load_mnist(root: str | Path | None = None, download: bool = True) -> Digits:
@@ -168,24 +149,6 @@ def _by_hand(root: Path) -> str:
     return f"put the four files {files} into {root}, or name their folder by --data-root or TSTN_DATA"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written, and its folder if need be.
-
-    Raises:
-        DataError: If the file cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error}") from error
-
-
 def read_idx(path: Path) -> Tensor:
     """Read a gzipped idx file of unsigned bytes, the format of MNIST.
 
@@ -212,122 +175,3 @@ def read_idx(path: Path) -> Tensor:
     if not shape or len(content) - start != math.prod(shape):
         raise DataError(f"{path} must hold as many bytes as its shape {shape} says; got {max(len(content) - start, 0)}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].view(shape)
-
-
-class RTS(NamedTuple):
-    """What the distortion RTS draws for each image: how the digit lies on the canvas.
-
-    Attributes:
-        angle: (N,), degrees; positive turns the digit counter-clockwise as seen.
-        scale: (N,), its size relative to the clean image.
-        centre: (N, 2), where the clean image's centre comes to lie, (x, y) in [-1, 1] on the canvas.
-    """
-
-    angle: Tensor
-    scale: Tensor
-    centre: Tensor
-
-
-def draw_rts(count: int, size: int, canvas: int, generator: torch.Generator) -> RTS:
-    """Draw rotations to 45 degrees, scales of 0.7 to 1.2, and places where the scaled square fits the canvas.
-
-    Args:
-        count: N.
-        size: Side of the clean images in pixels.
-        canvas: Side of the canvas in pixels.
-        generator: Source of randomness; the tensors come to lie on its device.
-
-    Returns:
-        The draws, float32.
-
-    Raises:
-        ValueError: If the largest scaled image does not fit the canvas.
-    """
-    low, high = RTS_SCALES
-    if high * size > canvas:
-        raise ValueError(f"canvas must be at least {high} * {size} pixels wide; got {canvas}")
-    uniform = torch.rand(count, 4, generator=generator, device=generator.device)
-    scale = low + (high - low) * uniform[:, 1]
-    room = 1 - scale * size / canvas
-    return RTS(RTS_MAX_ANGLE * (2 * uniform[:, 0] - 1), scale, room[:, None] * (2 * uniform[:, 2:] - 1))
-
-
-def rts_theta(drawn: RTS, size: int, canvas: int) -> Tensor:
-    """The similarity transform that puts each digit on its canvas as drawn.
-
-    The digit's point p lies on the canvas at centre + scale * size / canvas * R p, R the rotation. Theta is
-    the inverse of this, target to source.
-
-    Args:
-        drawn: What :func:`draw_rts` gives.
-        size: Side of the clean images in pixels.
-        canvas: Side of the canvas in pixels.
-
-    Returns:
-        (N, 4), theta of :class:`~tstn.Similarity`.
-    """
-    angle = torch.deg2rad(drawn.angle)
-    zoom = canvas / (size * drawn.scale)
-    # With y down, R = [[cos, sin], [-sin, cos]] turns counter-clockwise as seen; [[a, -b], [b, a]] undoes R.
-    a, b = zoom * angle.cos(), zoom * angle.sin()
-    x, y = drawn.centre.unbind(1)
-    return torch.stack((a, b, b * y - a * x, -b * x - a * y), dim=1)
-
-
-def rts(images: Tensor, generator: torch.Generator, canvas: int = 42) -> Tensor:
-    """Rotate, scale and translate digits on a larger black canvas, in one warp.
-
-    Args:
-        images: (N, C, S, S), background 0.
-        generator: Source of randomness, on any device.
-        canvas: Side of the canvas in pixels.
-
-    Returns:
-        (N, C, canvas, canvas), on the images' device.
-    """
-    size = images.shape[-1]
-    theta = rts_theta(draw_rts(len(images), size, canvas, generator), size, canvas)
-    return spatial_transform(images, theta.to(images.device), "similarity", (canvas, canvas))
-
-
-def batches(
-    images: Tensor, labels: Tensor, batch_size: int, distortion: Distortion, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless training batches, shuffled anew in each pass over the data and freshly distorted.
-
-    Args:
-        images: (N, 1, 28, 28), on the device to train on.
-        labels: (N,), on the same device.
-        batch_size: Images in a batch. What is left at the end of a pass sits that pass out.
-        distortion: Such as :func:`rts`.
-        generator: Source of all randomness, on any device.
-
-    Yields:
-        Distorted images and their labels.
-
-    Raises:
-        ValueError: If there are fewer images than a batch needs.
-    """
-    if not 0 < batch_size <= len(images):
-        raise ValueError(f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}")
-    while True:
-        order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
-        for index in order.split(batch_size):
-            if len(index) == batch_size:
-                yield distortion(images[index], generator), labels[index]
-
-
-def distorted(images: Tensor, distortion: Distortion, seed: int) -> Tensor:
-    """A test set: every image distorted once, the same way on every call and on every device.
-
-    Args:
-        images: (N, 1, 28, 28).
-        distortion: Such as :func:`rts`.
-        seed: Of the draws.
-
-    Returns:
-        (N, 1, H, W), on the images' device.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    # In portions, because the plain PyTorch backend holds the grid of all the images it warps at once.
-    return torch.cat([distortion(portion, generator) for portion in images.split(1000)])
