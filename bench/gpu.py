@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 import torch
 
 import tstn
+from bench.bars import gpu_bars
+from bench.report import lines as report_lines
 from bench.schema import OUT_OF_TIME, SCHEMA_VERSION, Document, read, read_figures, validate
 from bench.tables import table
 from tstn._checks import MODES, PADDING_MODES
@@ -336,6 +338,10 @@ def summary(document: Document) -> list[str]:
     for clock in ("gpu", "wall"):
         if document["figures"]:
             lines += ["", f"median by the {clock} clock; above 1, tstn is faster", *table(document["figures"], clock)]
+    lines += ["", *report_lines(gpu_bars(document))]
+    latest = {stage["name"]: stage["status"] for stage in document["stages"]}
+    if left := [name for name, status in latest.items() if status not in ENDED]:
+        lines += ["", f"Not finished: {', '.join(left)}. The same command goes on where this one stopped."]
     return lines
 
 

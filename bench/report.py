@@ -69,11 +69,11 @@ def lines(judged: Sequence[Bar], told: int | None = TOLD) -> list[str]:
         shown = bar.short if told is None else bar.short[:told]
         out += [f"{'':<12}{line}" for line in shown]
         if len(shown) < len(bar.short):
-            out.append(f"{'':<12}and {len(bar.short) - len(shown)} more (--all)")
+            out.append(f"{'':<12}and {len(bar.short) - len(shown)} more: python -m bench.report --all")
     return out
 
 
-def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int:
+def main(arguments: Sequence[str] | None = None, results: Path = RESULTS, aot_table: Path = AOT_TABLE) -> int:
     """Print the report and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int
         if options.add is not None:
             print(f"kept as {add(options.add, results)}")
         found = (options.results, read(options.results)) if options.results is not None else newest(results, gpu=GPU)
-        judged = bars(found and found[1], results)
+        judged = bars(found and found[1], results, aot_table)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
