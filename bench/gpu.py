@@ -198,7 +198,8 @@ def stages(out: Path, quick: bool) -> list[Stage]:
         return [*pytest, "bench", "-o", "python_files=bench_*.py", *options]
 
     def tune(limit: float) -> list[str]:
-        options = [f"--seconds={max(limit - 40, limit / 2)}", f"--write={out / '_configs.py'}"]
+        # A row that is changed is timed once more on all its jobs.
+        options = [f"--seconds={max(limit - 100, limit / 2)}", f"--write={out / '_configs.py'}"]
         return [sys.executable, "-m", "bench.tune", *options]
 
     def nothing() -> Findings:

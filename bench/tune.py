@@ -232,8 +232,9 @@ def tune(
     only: Sequence[str] = (),
     out_of_time: Callable[[], bool] = lambda: False,
     defaults: Numbers | None = None,
-) -> tuple[str, list[Gain]]:
-    """Search the table's rows, those of most jobs first; the new table and what each row gains.
+    keep: Callable[[str], object] = lambda table: None,
+) -> list[Gain]:
+    """Search the table's rows, those of most jobs first, and hand the new table to ``keep`` after each.
 
     Raises:
         ValueError: If ``only`` names what is no row.
@@ -256,7 +257,8 @@ def tune(
         else:
             gains.append(search(name, numbers, users[name], timer, out_of_time))
             print("\n".join(describe(gains[-1])), flush=True)
-    return rewritten(source, {gain.name: gain.changes for gain in gains}), gains
+            keep(rewritten(source, {gain.name: gain.changes for gain in gains}))
+    return gains
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -276,20 +278,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A spline's samples share its basis; elsewhere there is nothing to share, so that their number stays out.
     defaults = {f.name: f.default for f in fields(_configs.Config) if f.name in ("num_warps", "maxnreg")}
     try:
-        table, gains = tune(
+        gains = tune(
             TABLE.read_text(),
             bench.users(),
             bench,
             [name for name in options.rows.split(",") if name],
             lambda: time.monotonic() > deadline,
             defaults,  # pyright: ignore[reportArgumentType]
+            options.write.write_text if options.write is not None else lambda table: None,
         )
     except ValueError as error:
         parser.error(str(error))
     print(f"{sum(bool(gain.changes) for gain in gains)} of {len(gains)} rows change")
-    if options.write is not None:
-        options.write.write_text(table)
-        print(f"wrote {options.write}")
     return 0
 
 
