@@ -1,6 +1,8 @@
 """Data of the experiments of Jaderberg et al. 2015: read, or made on the fly on the training device."""
 
+from tstn.data.addition import addition_pairs, addition_set
 from tstn.data.batches import batches, distorted
+from tstn.data.colocalization import TC_DISTRACTORS, Scenes, box_iou, colocalization_set, random_windows
 from tstn.data.digits import MNIST_MD5, MNIST_MIRRORS, Digits, load_digits, load_mnist, read_idx
 from tstn.data.distortions import (
     CANVAS,
@@ -28,11 +30,17 @@ __all__ = [
     "MNIST_MIRRORS",
     "RTS",
     "RTS_SCALES",
+    "TC_DISTRACTORS",
     "DataError",
     "Digits",
     "Distortion",
+    "Scenes",
+    "addition_pairs",
+    "addition_set",
     "batches",
+    "box_iou",
     "clutter",
+    "colocalization_set",
     "corners_theta",
     "default_root",
     "distorted",
@@ -42,6 +50,7 @@ __all__ = [
     "load_mnist",
     "place",
     "projection",
+    "random_windows",
     "read_idx",
     "rotation",
     "rts",
