@@ -3,6 +3,7 @@
 from tstn.data.addition import addition_pairs, addition_set
 from tstn.data.batches import batches, distorted
 from tstn.data.colocalization import TC_DISTRACTORS, Scenes, box_iou, colocalization_set, random_windows
+from tstn.data.cub import Birds, centre_crop, crop_and_flip
 from tstn.data.digits import MNIST_MD5, MNIST_MIRRORS, Digits, load_digits, load_mnist, read_idx
 from tstn.data.distortions import (
     CANVAS,
@@ -22,6 +23,7 @@ from tstn.data.distortions import (
     translation,
 )
 from tstn.data.files import DataError, default_root, write_atomically
+from tstn.data.svhn import HouseNumbers, read_digit_struct, svhn_splits
 
 __all__ = [
     "CANVAS",
@@ -31,17 +33,21 @@ __all__ = [
     "RTS",
     "RTS_SCALES",
     "TC_DISTRACTORS",
+    "Birds",
     "DataError",
     "Digits",
     "Distortion",
+    "HouseNumbers",
     "Scenes",
     "addition_pairs",
     "addition_set",
     "batches",
     "box_iou",
+    "centre_crop",
     "clutter",
     "colocalization_set",
     "corners_theta",
+    "crop_and_flip",
     "default_root",
     "distorted",
     "draw_rts",
@@ -51,10 +57,12 @@ __all__ = [
     "place",
     "projection",
     "random_windows",
+    "read_digit_struct",
     "read_idx",
     "rotation",
     "rts",
     "rts_theta",
+    "svhn_splits",
     "translation",
     "write_atomically",
 ]

@@ -59,14 +59,13 @@ class BirdsNet(nn.Module):
         super().__init__()
         if size < crop or size % crop:
             raise ValueError(f"size must be a multiple of crop, {crop}; got {size}")
-        if centres is None:
-            if num_transformers not in TILES:
-                raise ValueError(f"num_transformers must be 1, 2 or 4 unless centres are given; got {num_transformers}")
-            centres = TILES[num_transformers]
-        elif len(centres) != num_transformers:
-            raise ValueError(f"centres must be {num_transformers}, one for each transformer; got {len(centres)}")
+        if centres is None and num_transformers not in TILES:
+            raise ValueError(f"num_transformers must be 1, 2 or 4 unless centres are given; got {num_transformers}")
+        tiles = TILES[num_transformers] if centres is None else centres
+        if len(tiles) != num_transformers:
+            raise ValueError(f"centres must be {num_transformers}, one for each transformer; got {len(tiles)}")
         self.transformer = SpatialTransformer(
-            CropCentres(centres, size // crop, crop, width),
+            CropCentres(tiles, size // crop, crop, width),
             "attention",
             (crop, crop),
             num_heads=num_transformers,
