@@ -6,8 +6,8 @@ A peer is PyTorch's own way, from theta to the warped image, set up as well as i
   own. What does not depend on theta, such as a spline's basis, is made beforehand.
 - PyTorch's sampler wants the grid in the input's dtype, so that for half precision a peer gets a half theta and
   computes half coordinates: less to write and read than tstn's job, whose coordinates are float32; ``errors`` beside
-  each time say what it costs. Where that puts coordinates off by more than half a pixel it is no longer the same job,
-  and the peer samples a float32 copy of the image instead.
+  each time say what it costs. Where coordinates may then be off by more than a quarter of a pixel it is no longer the
+  same job, and the peer samples a float32 copy of the image instead.
 - With ``align_corners=True`` PyTorch takes cuDNN's sampler where the dtype allows, so that both it and PyTorch's own
   are peers there. ``torch.compile`` cannot see into cuDNN's, so that it is given PyTorch's own.
 - PyTorch's sampler reads channels_last inputs as they are and gives NCHW.
@@ -194,8 +194,8 @@ IMPLEMENTATIONS = (
 
 
 def coarse(workload: Workload) -> bool:
-    """Whether coordinates in the input's dtype may be off by more than half a pixel, from rounding once below 1."""
-    return torch.finfo(workload.dtype).eps / 4 * max(workload.shape[2:]) / 2 > 0.5
+    """Whether coordinates in the input's dtype may be off by more than a quarter of a pixel, rounded once below 1."""
+    return torch.finfo(workload.dtype).eps / 4 * max(workload.shape[2:]) / 2 > 0.25
 
 
 def implementations(workload: Workload, cuda: bool) -> Iterator[Implementation]:
