@@ -257,6 +257,10 @@ def traffic_bar(model: object) -> Bar:
     rows = model.get("rows") if isinstance(model, dict) else None
     if not isinstance(rows, list) or not rows:
         return bar
+    keys = {"workload", "direction", "bytes", "floor_bytes"}
+    if not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
+        bar.figure = f"every row must have {', '.join(sorted(keys))}"
+        return bar
     found: dict[tuple[str, str], tuple[float, str]] = {}
     for row in rows:
         found[row["workload"], row["direction"]] = (row["bytes"] / row["floor_bytes"], row.get("note") or "")
@@ -280,7 +284,7 @@ def traffic_bar(model: object) -> Bar:
 def overhead_bar(overhead: object) -> Bar:
     """Bar 8, from what ``python -m bench.overhead --json`` wrote."""
     bar = Bar("8 Python's overhead: 12 us forward, 30 us forward+backward")
-    if not isinstance(overhead, dict) or not all(key in overhead for key in MOST_OVERHEAD):
+    if not isinstance(overhead, dict) or not all(isinstance(overhead.get(key), (int, float)) for key in MOST_OVERHEAD):
         return bar
     for key, most in MOST_OVERHEAD.items():
         if not overhead[key] <= most:

@@ -292,7 +292,7 @@ def test_bar_7_asks_for_little_traffic_or_a_reason():
     assert traffic_bar(model(bytes=116)).verdict == MISS
     assert traffic_bar(model(bytes=116, note="the spline's basis is read once per tile")).verdict == PASS
     assert traffic_bar(model(workload="unknown")).verdict == UNMEASURED
-    for nothing in (None, [], {}, {"rows": []}, {"rows": "none"}):
+    for nothing in (None, [], {}, {"rows": []}, {"rows": "none"}, {"rows": [{"workload": "svhn-float32"}]}):
         assert traffic_bar(nothing).verdict == UNMEASURED
 
 
@@ -300,7 +300,7 @@ def test_bar_8_asks_for_little_overhead():
     assert overhead_bar({"forward_us": 12.0, "step_us": 30.0, "launches": 4}).verdict == PASS
     assert overhead_bar({"forward_us": 12.1, "step_us": 30.0}).verdict == MISS
     assert overhead_bar({"forward_us": 1.0, "step_us": 30.1}).short == ["step: 30.1 us, at most 30 us"]
-    for nothing in (None, [], {"forward_us": 1.0}):
+    for nothing in (None, [], {"forward_us": 1.0}, {"forward_us": 1.0, "step_us": None}):
         assert overhead_bar(nothing).verdict == UNMEASURED
 
 
