@@ -1,0 +1,86 @@
+"""The tables of the paper as lists of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from tstn.experiments.config import Config
+from tstn.experiments.registry import EXPERIMENTS, make_config
+
+PAPER_TRANSFORMS = ("affine", "projective", "tps")
+Cell = tuple[str, str, str | None, dict[str, Any]]
+"""Experiment, network, transform, and what else :func:`make_config` takes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that belong together.
+
+    Attributes:
+        summary: For the command line.
+        cells: Makes them.
+    """
+
+    summary: str
+    cells: Callable[[], Iterator[Cell]]
+
+
+def _with_transforms(experiment: str, plain: tuple[str, ...], transformed: tuple[str, ...]) -> Iterator[Cell]:
+    for model in plain:
+        yield experiment, model, None, {}
+    for model, transform in product(transformed, PAPER_TRANSFORMS):
+        yield experiment, model, transform, {}
+
+
+def _table1() -> Iterator[Cell]:
+    for name in ("r", "rts", "p", "e"):
+        yield from _with_transforms(f"mnist-{name}", ("fcn", "cnn"), ("st-fcn", "st-cnn"))
+
+
+def _tc() -> Iterator[Cell]:
+    for model in ("fcn", "cnn", "st-fcn", "st-cnn"):
+        yield "mnist-tc", model, None, {}
+
+
+def _cpu() -> Iterator[Cell]:
+    for iterations in (1500, 6000):
+        yield "mnist-rts", "fcn", None, {"iterations": iterations, "options": {"width": 192}}
+        yield "mnist-rts", "st-fcn", "affine", {"iterations": iterations, "options": {"width": 256}}
+    yield "mnist-tc", "st-fcn", "affine", {"iterations": 6000, "options": {"width": 256}}
+    for model in ("cnn", "st-cnn"):
+        yield "mnist-tc", model, None, {"iterations": 1000, "options": {"width": 16}}
+
+
+PLANS = {
+    "table1": Plan("table 1: R, RTS, P and E; FCN, CNN, and ST-FCN and ST-CNN with three transforms", _table1),
+    "tc": Plan("section 4.1: four networks on translated, cluttered digits", _tc),
+    "cpu": Plan("what a few minutes on a CPU show: short runs on RTS and TC", _cpu),
+}
+
+
+def summary() -> str:
+    """The plans, for the command line."""
+    width = max(map(len, PLANS))
+    return "\n".join(["plans:", *(f"  {name:<{width}}  {plan.summary}" for name, plan in PLANS.items())])
+
+
+def configs(name: str, seeds: int, data: str | None, schedule: str, **changes: Any) -> list[Config]:
+    """The runs of a plan.
+
+    Args:
+        name: A key of :data:`PLANS`.
+        seeds: How many of each.
+        data: For experiments that have it; None: each one's default.
+        schedule: ``"fast"`` or ``"paper"``.
+        **changes: What else :func:`make_config` takes, stronger than what the plan says.
+    """
+    made = []
+    for seed in range(seeds):
+        for experiment, model, transform, settings in PLANS[name].cells():
+            chosen = data if data in EXPERIMENTS[experiment].data else None
+            wanted: dict[str, Any] = {"schedule": schedule, **settings, **changes}
+            made.append(make_config(experiment, model, transform, data=chosen, seed=seed, **wanted))
+    return made
