@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 
-from tstn.data.files import DataError
+from tstn.data.files import DataError, write_atomically
 from tstn.data.pictures import cut_square, open_picture, require_pillow
 
 SVHN_SPLITS = ("train", "extra", "test")
@@ -50,12 +52,12 @@ def read_digit_struct(path: Path) -> list[NumberBoxes]:
     try:
         with h5py.File(path, "r") as opened:
             file: Any = opened
-            structure = file["digitStruct"]
-            names, boxes = structure["name"][:, 0], structure["bbox"][:, 0]
+            names, boxes = file["digitStruct/name"][:, 0], file["digitStruct/bbox"][:, 0]
             if len(names) != len(boxes):
                 raise ValueError(f"{len(names)} names for {len(boxes)} boxes")
+            read = _Reader(file.id)
             return [
-                NumberBoxes("".join(map(chr, file[name][:, 0])), *_digits(file, file[box]))
+                NumberBoxes("".join(map(chr, read.column(name, "uint16"))), *_digits(read, box))
                 for name, box in zip(names, boxes, strict=True)
             ]
     # What h5py raises depends on where the damage is.
@@ -63,19 +65,40 @@ def read_digit_struct(path: Path) -> list[NumberBoxes]:
         raise DataError(f"{path} is damaged or no digitStruct.mat: {error}; {_by_hand(path.parent)}") from error
 
 
-def _digits(file: Any, group: Any) -> tuple[list[int], list[tuple[float, float, float, float]]]:
-    def column(field: str) -> list[float]:
-        values = group[field][:, 0]
-        # One digit's numbers stand there themselves, those of several behind a reference each.
-        return [float(values[0])] if len(values) == 1 else [float(file[value][0, 0]) for value in values]
+class _Reader:
+    """Follows references by h5py's low-level calls: its objects would double the minutes that a split takes."""
 
-    labels = column("label")
+    def __init__(self, file: Any) -> None:
+        import h5py
+        import numpy as np
+
+        self.file, self.h5py, self.np = file, h5py, np
+
+    def column(self, reference: Any, dtype: Any, field: str = "") -> list[Any]:
+        """The first column of the array that a reference, or a field of the group that it, points to."""
+        found = self.h5py.h5r.dereference(reference, self.file)
+        if field:
+            found = self.h5py.h5d.open(found, field.encode())
+        rows = found.shape[0]
+        if dtype == "number":
+            # One digit's numbers stand there themselves, those of several behind a reference each.
+            dtype = "float64" if rows == 1 else self.h5py.ref_dtype
+        values = self.np.empty(found.shape, dtype)
+        found.read(self.h5py.h5s.ALL, self.h5py.h5s.ALL, values)
+        return values[:, 0].tolist()
+
+    def numbers(self, reference: Any, field: str) -> list[float]:
+        """A field's number for each digit."""
+        column = self.column(reference, "number", field)
+        return column if len(column) == 1 else [self.column(value, "float64")[0] for value in column]
+
+
+def _digits(read: _Reader, box: Any) -> tuple[list[int], list[tuple[float, float, float, float]]]:
+    labels, *columns = (read.numbers(box, field) for field in ("label", "left", "top", "width", "height"))
     if not labels or not all(label in range(1, 11) for label in labels):
         raise ValueError(f"labels must be 1 to 10, at least one; got {labels}")
     # The digit 0 has the label 10.
-    digits = [int(label) % 10 for label in labels]
-    columns = [column(field) for field in ("left", "top", "width", "height")]
-    return digits, list(zip(*columns, strict=True))
+    return [int(label) % 10 for label in labels], list(zip(*columns, strict=True))
 
 
 def _by_hand(folder: Path) -> str:
@@ -92,7 +115,8 @@ class HouseNumbers(Dataset[tuple[Tensor, Tensor]]):
     to a square. For 64 pixels it is enlarged by 30 %, as there; for 128 twice as much, so that digits have the same
     size in pixels amid more background. The paper only says that those crops are looser.
 
-    Numbers of more than five digits are left out.
+    Numbers of more than five digits are left out. Reading ``digitStruct.mat`` takes minutes for the large split: what
+    is needed of it is kept beside it in ``digitStruct.pt``, if the folder can be written to.
 
     Args:
         root: The folder in which the folders ``train``, ``extra`` and ``test`` lie.
@@ -123,12 +147,11 @@ class HouseNumbers(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"size and expand must be positive; got {size} and {expand}")
         self.folder, self.size, self.expand = Path(root) / split, size, expand
         path = self.folder / "digitStruct.mat"
-        numbers = read_digit_struct(path)
-        kept = [number for number in numbers if len(number.digits) <= MAX_DIGITS]
-        self.left_out = len(numbers) - len(kept)
-        if not kept:
+        index = _index(path)
+        self.names, self.labels, self.regions = index["names"], index["labels"], index["regions"]
+        self.left_out = index["left_out"]
+        if not self.names:
             raise DataError(f"{path} has no numbers of at most {MAX_DIGITS} digits; {_by_hand(self.folder)}")
-        self.names = [number.name for number in kept]
         present = {entry.name for entry in self.folder.iterdir()}
         missing = [name for name in self.names if name not in present]
         if missing:
@@ -136,8 +159,6 @@ class HouseNumbers(Dataset[tuple[Tensor, Tensor]]):
                 f"{self.folder / missing[0]} is missing, of {len(missing)} pictures that {path.name} lists; "
                 f"{_by_hand(self.folder)}"
             )
-        self.labels = torch.tensor([n.digits + [NULL] * (MAX_DIGITS - len(n.digits)) for n in kept])
-        self.regions = torch.tensor([_union(number.boxes) for number in kept])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -164,6 +185,35 @@ class HouseNumbers(Dataset[tuple[Tensor, Tensor]]):
                 f"({left:g}, {top:g}) to ({right:g}, {bottom:g}). Replace it by a good copy"
             )
         return cut_square(image, box, self.size), self.labels[index]
+
+
+def _index(path: Path) -> dict[str, Any]:
+    """What a ``digitStruct.mat`` says of the numbers that are not too long, from the file beside it if that is its."""
+    kept = path.with_suffix(".pt")
+    try:
+        status = path.stat()
+        index = torch.load(kept, weights_only=True)
+        if index["source"] == (status.st_size, status.st_mtime_ns):
+            return index
+    # It is made anew, whatever is wrong with it.
+    except Exception:
+        pass
+    numbers = read_digit_struct(path)
+    short = [number for number in numbers if len(number.digits) <= MAX_DIGITS]
+    status = path.stat()
+    index = {
+        "source": (status.st_size, status.st_mtime_ns),
+        "names": [number.name for number in short],
+        "labels": torch.tensor([n.digits + [NULL] * (MAX_DIGITS - len(n.digits)) for n in short]),
+        "regions": torch.tensor([_union(number.boxes) for number in short]),
+        "left_out": len(numbers) - len(short),
+    }
+    content = io.BytesIO()
+    torch.save(index, content)
+    # Data may lie where one may only read.
+    with contextlib.suppress(DataError):
+        write_atomically(kept, content.getvalue())
+    return index
 
 
 def _union(boxes: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
