@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tstn
-from tstn import _configs, examples
+from tstn import _configs, _plan, examples
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Relative to the size of the summed terms. Half types: one rounding, and a truncation for bfloat16 in the interpreter.
@@ -189,17 +189,26 @@ def make_grad(case: Case, output: Tensor) -> Tensor:
 @contextmanager
 def tiles(case: Case) -> Iterator[None]:
     """With ``case.cut`` many small programs; in every other such case, ones that go through several tiles each."""
-    names = ("INTERPRETER", "THETA_PARTS")
+    names = ("INTERPRETER", "THETA_PARTS", "THETAS_PER_SHARE")
     whole = {name: getattr(_configs, name) for name in names}
     if case.cut:
         _configs.INTERPRETER = _configs.Config(tile_h=4, tile_w=4, block_c=2, num_warps=4)
         if case.seed % 2:
             _configs.THETA_PARTS = 24
+            _configs.THETAS_PER_SHARE = 1
+        _forget_plans()
     try:
         yield
     finally:
         for name in names:
             setattr(_configs, name, whole[name])
+        if case.cut:
+            _forget_plans()
+
+
+def _forget_plans() -> None:
+    _plan.forward.cache_clear()
+    _plan.backward.cache_clear()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from cases import Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstn
-from tstn import _configs, _launch
+from tstn import _configs, _launch, _plan
 from tstn._warp import Needed, Operands, Warp
 
 # Operators that start no kernel: allocations and views.
@@ -65,15 +65,19 @@ def test_launches_and_allocations(kernel_place, monkeypatch, transform, batching
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, (x, theta, fill), torch.ones_like(y))
     launched = {k: v for k, v in watch.launches.items() if k != "ones_like"}
+    if batching == "indexed" and transform != "grid":
+        # PyTorch lists the thetas by the input that they read.
+        assert {launched.pop(name) for name in ("sort", "arange", "searchsorted")} == {1}
     assert sum(launched.values()) <= 3
     assert launched["sample_backward_kernel"] == 1
+    assert launched.get("gather_backward_kernel", 0) == (transform != "grid")
     coordinates = y.numel() // case.channels * 2
     gradients = (x.numel(), theta.numel(), fill.numel(), y.numel())
     assert all(n < coordinates or n in gradients for n in watch.allocated)
 
 
 def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeypatch):
-    """One tile per sample leaves nothing to sum: zero fill and the kernel."""
+    """One tile per sample leaves nothing to sum: a kernel for the input's gradient and one for theta's."""
     x = torch.rand(4, 1, 8, 8, device=kernel_place.device, requires_grad=True)
     theta = torch.eye(2, 3, device=kernel_place.device).repeat(4, 1, 1).requires_grad_()
     with Watch(monkeypatch) as watch:
@@ -82,11 +86,21 @@ def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeyp
     grad = torch.ones_like(y)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, (x, theta), grad, retain_graph=True)
-    assert watch.launches == {"zero_": 1, "sample_backward_kernel": 1}
+    assert watch.launches == {"gather_backward_kernel": 1, "sample_backward_kernel": 1}
+    y = tstn.spatial_transform(x, theta.detach(), fill_value=0.5)
+    with Watch(monkeypatch) as watch:
+        torch.autograd.grad(y, x, grad)
+    assert watch.launches == {"gather_backward_kernel": 1}
     y = tstn.spatial_transform(x.detach(), theta)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, theta, grad)
     assert watch.launches == {"sample_backward_kernel": 1}
+
+
+def step_of(output: torch.Tensor, operands: Operands, warp: Warp) -> _plan.Step:
+    """The one launch of a forward pass."""
+    (step,) = _plan.forward(_plan.Layouts.of(operands), _plan.layout(output), warp).steps
+    return step
 
 
 def guarded(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,12 +136,12 @@ def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, la
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     y, y_buffer = guarded(torch.full((2, 5, 6, 9), float("nan"), device=device).contiguous(memory_format=memory_format))
     with cases.tiles(case):
-        _launch.plan_forward(y, operands, warp).run(x.device)
+        _launch.fill_output(y, operands, warp)
         assert intact(y_buffer)
         assert torch.isfinite(y).all()
 
         grad, _ = guarded(torch.randn_like(y))
-        grad_x, grad_x_buffer = guarded(torch.zeros_like(x))
+        grad_x, grad_x_buffer = guarded(torch.full_like(x, float("nan")))
         grad_theta, grad_theta_buffer = guarded(torch.full_like(theta if dense else numbers, float("nan")))
         if mode == "nearest":
             grad_theta = None
@@ -135,9 +149,7 @@ def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, la
         if fill is None:
             grad_fill = None
         thetas = (None, grad_theta) if dense else (grad_theta, None)
-        given = _launch.Gradients(grad_x, grad_x, *thetas, grad_fill)
-        for launch in _launch.plan_backward(given, grad, operands, warp):
-            launch.run(x.device)
+        _launch.fill_gradients((grad_x, *thetas, grad_fill), grad, operands, warp)
     for buffer, result in (
         (grad_x_buffer, grad_x),
         (grad_theta_buffer, grad_theta),
@@ -173,18 +185,20 @@ def test_offsets_beyond_32_bits(kernel_place):
     wide = row.as_strided(row.shape, (row.stride(0), row.stride(1), 2**31 + 5, row.stride(3)))
     for tensor in (wide, row):
         operands = Operands(tensor, theta.flatten(1), None, None, None, None)
-        launch = _launch.plan_forward(torch.empty(2, 3, 1, 5), operands, Warp("affine", (1, 5)))
+        step = step_of(torch.empty(2, 3, 1, 5), operands, Warp("affine", (1, 5)))
         import triton.language as tl
 
-        assert launch.constexprs["OFFSET"] == (tl.int64 if tensor is wide else tl.int32)
+        assert step.constexprs["OFFSET"] == (tl.int64 if tensor is wide else tl.int32)
     assert torch.equal(tstn.spatial_transform(wide, theta), tstn.spatial_transform(row, theta))
     assert torch.equal(expected, rows)
 
 
 def test_too_many_programs_is_an_error(kernel_place):
-    launch = _launch.Launch("sample_forward_kernel", 2**31, (), {})
+    theta = torch.empty(1, 6, device="meta").expand(2**31, 6)
+    operands = Operands(torch.empty(1, 1, 4, 4, device="meta"), theta, None, None, None, None)
+    output = torch.empty(1, 1, 2, 2, device="meta").expand(2**31, 1, 2, 2)
     with pytest.raises(ValueError, match="2147483648 programs"):
-        launch.run(torch.device(kernel_place.device))
+        _launch.fill_output(output, operands, Warp("affine", (2, 2)))
 
 
 def test_configurations_cover_all_channels():

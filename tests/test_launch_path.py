@@ -49,8 +49,10 @@ def test_arguments_reach_the_compiler(tmp_path, transform, dtype):
         [sys.executable, "-c", SCRIPT, transform, dtype], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+    gathered = [] if transform == "grid" else ["gather_backward_kernel 4 True"]
     assert result.stdout.splitlines() == [
         "sample_forward_kernel 4 True",
+        *gathered,
         "sample_backward_kernel 4 True",
         "finish_backward_kernel 4 True",
     ]

@@ -6,7 +6,7 @@ import torch
 from cases import Case
 
 import tstn
-from tstn import _launch
+from tstn import _plan
 from tstn._warp import Operands, Warp
 
 FAR = 2**31 + 16
@@ -77,6 +77,13 @@ def test_flow_strides_beyond_32_bits(kernel_place, dim):
     assert torch.equal(tstn.spatial_transform(x, far_apart(flow, dim), "flow", (2, 3)), expected)
 
 
+def step_of(output: torch.Tensor, operands: Operands, kernel: str) -> _plan.Step:
+    """The one launch of a forward pass."""
+    warp = Warp(kernel, (output.shape[2], output.shape[3]))
+    (step,) = _plan.forward(_plan.Layouts.of(operands), _plan.layout(output), warp).steps
+    return step
+
+
 def test_offsets_are_64_bits_wide_where_one_sample_needs_them(kernel_place):
     import triton.language as tl
 
@@ -86,13 +93,12 @@ def test_offsets_are_64_bits_wide_where_one_sample_needs_them(kernel_place):
         large = torch.empty(1, 1, side, side, dtype=torch.float16, device="meta")
         for input, output in ((small, large), (large, small)):
             operands = Operands(input, theta, None, None, None, None)
-            launch = _launch.plan_forward(output, operands, Warp("affine", (output.shape[2], output.shape[3])))
-            assert launch.constexprs["OFFSET"] == expected
+            assert step_of(output, operands, "affine").constexprs["OFFSET"] == expected
     for side, expected in ((2**14, tl.int32), (2**16, tl.int64)):
         field = torch.empty(1, side, side, 2, device="meta")
         operands = Operands(torch.empty(1, 1, 8, 8, device="meta"), None, field, None, None, None)
         output = torch.empty(1, 1, 1, 1, device="meta").expand(1, 1, side, side)
-        assert _launch.plan_forward(output, operands, Warp("grid", (side, side))).constexprs["OFFSET"] == expected
+        assert step_of(output, operands, "grid").constexprs["OFFSET"] == expected
 
 
 def test_millions_of_thetas_are_one_launch(kernel_place):
@@ -102,8 +108,7 @@ def test_millions_of_thetas_are_one_launch(kernel_place):
         theta = torch.empty(1, numbers, device="meta").expand(thetas, numbers)
         operands = Operands(torch.empty(1, 1, 4, 4, device="meta"), theta, None, None, None, constants)
         output = torch.empty(thetas, 1, 2, 2, device="meta")
-        launch = _launch.plan_forward(output, operands, Warp(kernel, (2, 2)))
-        assert thetas // 4 <= launch.programs <= thetas
+        assert thetas // 4 <= step_of(output, operands, kernel).programs <= thetas
 
 
 @pytest.mark.parametrize("transform", ["affine", "spline_lattice"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Config:
     """How a kernel is cut into programs."""
 
-    # Output pixels of a program; a warp's 32 lanes cover 8x4 of them, so that rotated reads stay in few sectors.
+    # Output pixels of a program; a warp covers four rows of 16 or 8, so that rotated reads stay in few sectors.
     tile_h: int
     tile_w: int
     # Channels held in registers at a time.
@@ -21,10 +21,15 @@ class Config:
     maxnreg: int | None = None
 
 
-# NCHW, lanes over pixels; a few channels per lane keep several independent loads in flight.
-PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
-PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
-PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4, maxnreg=255)
+# NCHW, lanes over pixels, two each, whose coordinates serve all channels; a few channels at a time keep several
+# independent loads in flight.
+PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1)
+PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
+PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
+PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# Sixteen taps, sums in fixed point or values of 64 bits: one pixel each.
+HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
+DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each. More values
 # per lane than here spill in the backward pass.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
@@ -43,11 +48,13 @@ SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
 # Kernels that go through memory as it lies have no tile.
 FLAT = Config(tile_h=0, tile_w=0, block_c=0)
 # The interpreter's cost is per program, whatever its size.
-INTERPRETER = Config(tile_h=64, tile_w=64, block_c=4)
+INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 
 # Programs below which the card's multiprocessors (about 130, several programs each) would idle: channels are then
 # split over programs, at the cost of computing the coordinates again.
 ENOUGH_PROGRAMS = 1024
+# Thetas of one input that a program takes at least, where there are too few programs.
+THETAS_PER_SHARE = 4
 # Partial sums of theta's gradient, in numbers of all samples together. Splines, which leave many numbers a tile, go
 # through several tiles in one program rather than write more. Half a megabyte in float32.
 THETA_PARTS = 2**17
@@ -63,7 +70,11 @@ def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy
     if kernel == "thin_plate_spline" and not (channels_last and channels > 4):
         return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4 if channels_last else SPLINE_1
     if not channels_last:
-        return PIXELS_1 if channels == 1 or heavy else PIXELS_2 if channels == 2 or double else PIXELS_4
+        if heavy:
+            return HEAVY_PIXELS_1
+        if double and channels > 1:
+            return DOUBLE_PIXELS_2
+        return {1: PIXELS_1, 2: PIXELS_2, 3: PIXELS_3}.get(channels, PIXELS_4)
     if heavy:
         return HEAVY_CHANNELS_4 if channels <= 4 else HEAVY_CHANNELS_32
     if double:
@@ -76,6 +87,11 @@ def channels_per_program(config: Config, programs: int, channels: int) -> int:
     blocks = -(-channels // config.block_c)
     splits = min(blocks, max(1, ENOUGH_PROGRAMS // max(programs, 1)))
     return -(-blocks // splits) * config.block_c
+
+
+def shares_per_input(programs: int, thetas: int) -> int:
+    """Among how many programs the thetas that read one input are dealt, given ``programs`` without doing so."""
+    return min(-(-thetas // THETAS_PER_SHARE), max(1, ENOUGH_PROGRAMS // max(programs, 1)))
 
 
 def parts_per_sample(tiles: int, thetas: int, numbers: int) -> int:

@@ -96,12 +96,12 @@ def _taps(
 
 def _cubic_near(distance: Tensor) -> Tensor:
     """The cubic convolution kernel at distances up to 1."""
-    return ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance * distance + 1
+    return (1 - distance) * (1 + distance - (CUBIC_A + 2) * distance * distance)
 
 
 def _cubic_far(distance: Tensor) -> Tensor:
     """The cubic convolution kernel at distances from 1 to 2."""
-    return ((CUBIC_A * distance - 5 * CUBIC_A) * distance + 8 * CUBIC_A) * distance - 4 * CUBIC_A
+    return CUBIC_A * (distance - 1) * (distance - 2).square()
 
 
 def _reflected_pixel(pixel: Tensor, size: int, align_corners: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,11 +54,11 @@ class Warp(NamedTuple):
     fill_value: float = 0.0
 
 
-def is_channels_last(input: Tensor) -> bool:
+def is_channels_last(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether (N, C, H, W) has its channels side by side in memory; slices of such tensors count too."""
-    return input.shape[1] > 1 and input.stride(1) == 1 and input.stride(3) > 1
+    return shape[1] > 1 and stride[1] == 1 and stride[3] > 1
 
 
 def memory_format(input: Tensor) -> torch.memory_format:
     """The memory format of the output and of the input's gradient."""
-    return torch.channels_last if is_channels_last(input) else torch.contiguous_format
+    return torch.channels_last if is_channels_last(input.shape, input.stride()) else torch.contiguous_format

@@ -184,16 +184,16 @@ _TEMPLATE = '''\
 @triton.jit
 def custom_map_KEY(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """A map that was generated from a function of theta, x and y."""
-    x_norm = quotient(x, frame[6])
-    y_norm = quotient(y, frame[7])
+    x_norm = x * frame[6]
+    y_norm = y * frame[7]
     {map_body}
 
 
 @triton.jit
 def custom_map_vjp_KEY(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """Its vector-Jacobian product, summed over the tile."""
-    x_norm = quotient(x, frame[6])
-    y_norm = quotient(y, frame[7])
+    x_norm = x * frame[6]
+    y_norm = y * frame[7]
     {vjp_body}
 '''
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tstn import _sampling
-from tstn._warp import Operands, Warp, is_channels_last, memory_format
+from tstn._warp import Operands, Warp, memory_format
 from tstn.transforms import HUGE, Transform, half_extent
 
 
@@ -37,7 +37,7 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp, ever
     )
 
     source = input
-    if is_channels_last(input) and not every_derivative:
+    if memory_format(input) == torch.channels_last and not every_derivative:
         source = _KeepChannelsLast.apply(source)
     source = source.to(dtype)
     if input_index is not None:

@@ -4,6 +4,15 @@ from tstn_kernels.backward import sample_backward_kernel
 from tstn_kernels.finish import finish_backward_kernel
 from tstn_kernels.fixed_point import peak_kernel
 from tstn_kernels.forward import sample_forward_kernel
-from tstn_kernels.maps import MAPS
+from tstn_kernels.gather import gather_backward_kernel
+from tstn_kernels.maps import MAPS, MATRICES
 
-__all__ = ["MAPS", "finish_backward_kernel", "peak_kernel", "sample_backward_kernel", "sample_forward_kernel"]
+__all__ = [
+    "MAPS",
+    "MATRICES",
+    "finish_backward_kernel",
+    "gather_backward_kernel",
+    "peak_kernel",
+    "sample_backward_kernel",
+    "sample_forward_kernel",
+]

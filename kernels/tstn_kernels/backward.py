@@ -5,20 +5,47 @@ import triton.language as tl
 
 from tstn_kernels.coords import (
     aligned,
+    centred,
+    channel_block,
     flow_px,
+    over_channels,
     program_place,
     program_samples,
     source_image,
     target_frame,
     target_tile,
+    within,
 )
-from tstn_kernels.fixed_point import add_fixed
-from tstn_kernels.interpolation import covered_weight, source_taps, tap_pixel, tap_slope, tap_weight
+from tstn_kernels.fill import fill_values
+from tstn_kernels.fixed_point import add_fixed, fixed_exponent
+from tstn_kernels.interpolation import covered_weight, source_taps, tap_at, tap_pixel, tap_slope, tap_weight
 from tstn_kernels.rounding import rounded
 
 
 @triton.jit(
-    do_not_specialize=["N", "M", "views", "H", "W", "H_OUT", "W_OUT", "constants", "tiles", "parts", "count_bits"]
+    do_not_specialize=[
+        "N",
+        "M",
+        "H",
+        "W",
+        "H_OUT",
+        "W_OUT",
+        "constants",
+        "turns",
+        "count_bits",
+        "views",
+        "views_by",
+        "views_shift",
+        "across",
+        "across_by",
+        "across_shift",
+        "parts",
+        "parts_by",
+        "parts_shift",
+        "splits",
+        "splits_by",
+        "splits_shift",
+    ]
 )
 def sample_backward_kernel(
     grad_input_ptr,
@@ -60,19 +87,37 @@ def sample_backward_kernel(
     fill_stride,
     N,
     M,
-    views,
     C,
     H,
     W,
     H_OUT,
     W_OUT,
     constants,
-    tiles,
-    parts,
+    turns,
     channels_per_program,
     fill_value,
     limb_stride,
     count_bits,
+    scale_xx,
+    scale_xy,
+    scale_yx,
+    scale_yy,
+    extent_x,
+    extent_y,
+    per_x_out,
+    per_y_out,
+    views,
+    views_by,
+    views_shift,
+    across,
+    across_by,
+    across_shift,
+    parts,
+    parts_by,
+    parts_shift,
+    splits,
+    splits_by,
+    splits_shift,
     MAP: tl.constexpr,
     MAP_VJP: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -83,6 +128,7 @@ def sample_backward_kernel(
     ALIGN_CORNERS: tl.constexpr,
     INDEXED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PART_BLOCKS: tl.constexpr,
     INPUT_GRAD: tl.constexpr,
     THETA_GRAD: tl.constexpr,
     FLOW_GRAD: tl.constexpr,
@@ -101,25 +147,31 @@ def sample_backward_kernel(
     grad_fill receive one part per program, summed in a fixed order by finish_backward_kernel; grad_flow each lane's
     own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope.
     """
-    CHANNEL_AXIS: tl.constexpr = 1 if CHANNELS_LAST else 0
-    LANE_AXIS: tl.constexpr = 1 - CHANNEL_AXIS
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.
     ROWS: tl.constexpr = 1 if MODE == "bicubic" else TAPS
+    UNROLL: tl.constexpr = 1 if CHANNELS_LAST else BLOCK_C
 
-    group, part, split, splits = program_place(parts, C, channels_per_program)
+    scales = (scale_xx, scale_xy, scale_yx, scale_yy, extent_x, extent_y, per_x_out, per_y_out)
+    views = (views, views_by, views_shift)
+    across = (across, across_by, across_shift)
+    parts = (parts, parts_by, parts_shift)
+    splits = (splits, splits_by, splits_shift)
+    group, part, split = program_place(parts, splits)
     first_m = group.to(tl.int64) * SAMPLES
     theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, M - group * SAMPLES)
-    part_of_theta = (part * splits + split).to(tl.int64)
+    frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
+    part_of_theta = (part * splits[0] + split).to(tl.int64)
     grad_theta_ptr += first_m * grad_theta_stride_m + part_of_theta * grad_theta_stride_part
+    part_of_fill = (group * parts[0] + part).to(tl.int64)
     channel_end = tl.minimum((split + 1) * channels_per_program, C)
-    turns = 1
-    if LOOPED:
-        turns = tl.cdiv(tiles, parts)
+    input_strides = (input_stride_h, input_stride_w)
+    grad_input_strides = (grad_input_stride_h, grad_input_stride_w)
+    if LOOPED == 0:
+        turns = 1
     for turn in range(turns):
-        tile = part + turn * parts
-        row, col, inside = target_tile(tile, H_OUT, W_OUT, TILE_H, TILE_W)
-        x, y, frame = target_frame(row, col, H, W, H_OUT, W_OUT, ALIGN_CORNERS, DTYPE)
+        row, col, inside = target_tile(part + turn * parts[0], (H_OUT, W_OUT), across, TILE_H, TILE_W)
+        x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
         x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
         m, row, col, in_tile = program_samples(group, row, col, inside, M, SAMPLES)
         if FLOW:
@@ -131,83 +183,89 @@ def sample_backward_kernel(
         first_y, past_y, slope_y = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
 
         n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
-        exists = aligned(exists, SAMPLES, CHANNEL_AXIS)
-        input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNEL_AXIS)
-        grad_input_base = aligned(n * grad_input_stride_n, SAMPLES, CHANNEL_AXIS)
-        grad_output_at = aligned(grad_output_ptr + m.to(tl.int64) * grad_output_stride_m, SAMPLES, CHANNEL_AXIS)
+        exists = aligned(exists, SAMPLES, CHANNELS_LAST)
+        input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNELS_LAST)
+        grad_input_base = aligned(n * grad_input_stride_n, SAMPLES, CHANNELS_LAST)
+        if INPUT_GRAD == "fixed":
+            peak = tl.load(grad_input_fixed_ptr + n, mask=(n >= 0) & (n < N), other=0)
+            exponent = aligned(fixed_exponent(peak, count_bits, DTYPE), SAMPLES, CHANNELS_LAST)
+        grad_output_at = aligned(grad_output_ptr + m.to(tl.int64) * grad_output_stride_m, SAMPLES, CHANNELS_LAST)
         grad_output_offset = row.to(OFFSET) * grad_output_stride_h + col.to(OFFSET) * grad_output_stride_w
-        grad_output_offset = tl.expand_dims(grad_output_offset, CHANNEL_AXIS)
-        inside = tl.expand_dims(in_tile, CHANNEL_AXIS)
+        grad_output_at += over_channels(grad_output_offset, CHANNELS_LAST)
+        inside = over_channels(in_tile, CHANNELS_LAST)
 
         if FILL_GRAD:
-            missing = 1.0 - covered_weight(first_x, past_x, W, TAPS, MODE) * covered_weight(
-                first_y, past_y, H, TAPS, MODE
-            )
-        c_lane = tl.expand_dims(tl.arange(0, BLOCK_C), LANE_AXIS)
-        grad_x = tl.zeros((inside & (c_lane >= 0)).shape, DTYPE)
+            covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
+            covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
+            missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
+        grad_x = tl.zeros((inside & (channel_block(0, inside, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
         grad_y = tl.zeros(grad_x.shape, DTYPE)
         for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
-            c = channel_start + tl.arange(0, BLOCK_C)
-            c_inside = tl.expand_dims(c < C, LANE_AXIS)
-            offset_c = tl.expand_dims(c.to(OFFSET) * grad_output_stride_c, LANE_AXIS)
-            grad = tl.load(grad_output_at + grad_output_offset + offset_c, mask=inside & c_inside, other=0.0).to(DTYPE)
-            input_offset_c = tl.expand_dims(c.to(OFFSET) * input_stride_c, LANE_AXIS)
-            grad_input_offset_c = tl.expand_dims(c.to(OFFSET) * grad_input_stride_c, LANE_AXIS)
-            if FILL == "scalar":
-                fill = tl.cast(fill_value, DTYPE)
-            elif FILL == "channel":
-                fill = tl.load(fill_ptr + c * fill_stride, mask=c < C, other=0.0).to(DTYPE)
-                fill = tl.expand_dims(fill, LANE_AXIS)
+            c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
+            fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
+            grads = ()
+            for channel in tl.static_range(UNROLL):
+                real = inside & (c + channel < C) if PART_BLOCKS else inside
+                at_c = grad_output_at + (c + channel).to(OFFSET) * grad_output_stride_c
+                grads = grads + (tl.load(at_c, mask=real, other=0.0).to(DTYPE),)  # noqa: RUF005
             for rows in range(0, TAPS, ROWS):
                 for row_of_taps in tl.static_range(ROWS):
                     j = rows + row_of_taps
+                    tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
+                    weight_y = tap_weight(past_y, j, MODE)
+                    in_rows = within(tap_y, H)
                     for i in tl.static_range(TAPS):
                         tap_x = tap_pixel(first_x, i, W, MODE, PADDING, ALIGN_CORNERS)
-                        tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
                         weight_x = tap_weight(past_x, i, MODE)
-                        weight_y = tap_weight(past_y, j, MODE)
-                        covered = (tap_x >= 0) & (tap_x < W) & (tap_y >= 0) & (tap_y < H)
-                        seen = tl.expand_dims(covered, CHANNEL_AXIS) & inside & c_inside
+                        weight = over_channels(weight_x * weight_y, CHANNELS_LAST)
+                        covered = over_channels(within(tap_x, W) & in_rows, CHANNELS_LAST) & inside
                         if INDEXED:
-                            seen = seen & exists
-                        if INPUT_GRAD != "none":
-                            offset = tap_y.to(OFFSET) * grad_input_stride_h + tap_x.to(OFFSET) * grad_input_stride_w
-                            offset = tl.expand_dims(offset, CHANNEL_AXIS) + grad_input_offset_c
-                            addend = grad * tl.expand_dims(weight_x * weight_y, CHANNEL_AXIS)
-                            if INPUT_GRAD == "atomic":
-                                tl.atomic_add(
-                                    grad_input_ptr + grad_input_base + offset, addend, mask=seen, sem="relaxed"
-                                )
-                            else:
-                                add_fixed(
-                                    grad_input_fixed_ptr,
-                                    grad_input_ptr,
-                                    grad_input_base + offset,
-                                    addend,
-                                    seen,
-                                    limb_stride,
-                                    count_bits,
-                                    DTYPE,
-                                )
+                            covered = covered & exists
+                        taps = (first_x, first_y, tap_x, tap_y)
+                        into = tap_at(grad_input_base, taps, i, j, grad_input_strides, MODE, CHANNELS_LAST, OFFSET)
+                        at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
+                        # The gradient of this tap's weight.
+                        grad_weight = tl.zeros(grad_x.shape, DTYPE)
+                        for channel in tl.static_range(UNROLL):
+                            seen = covered & (c + channel < C) if PART_BLOCKS else covered
+                            grad = grads[channel]
+                            if INPUT_GRAD != "none":
+                                into_c = into + (c + channel).to(OFFSET) * grad_input_stride_c
+                                addend = grad * weight
+                                if INPUT_GRAD == "atomic":
+                                    tl.atomic_add(grad_input_ptr + into_c, addend, mask=seen, sem="relaxed")
+                                else:
+                                    sums_ptr = grad_input_fixed_ptr + N
+                                    scale = (exponent, limb_stride, count_bits)
+                                    add_fixed(sums_ptr, grad_input_ptr, into_c, addend, seen, scale, DTYPE)
+                            if THETA_GRAD or FLOW_GRAD:
+                                at_c = at + (c + channel).to(OFFSET) * input_stride_c
+                                tap = tl.load(at_c, mask=seen, other=0.0).to(DTYPE)
+                                if FILL != "none":
+                                    # The slopes add up to zero: measured from the fill, taps outside add exactly
+                                    # nothing.
+                                    tap = tl.where(seen, tap - fills[channel], 0.0)
+                                grad_weight += tap * grad
                         if THETA_GRAD or FLOW_GRAD:
-                            offset = tap_y.to(OFFSET) * input_stride_h + tap_x.to(OFFSET) * input_stride_w
-                            offset = tl.expand_dims(offset, CHANNEL_AXIS) + input_offset_c
-                            tap = tl.load(input_at + offset, mask=seen, other=0.0).to(DTYPE)
-                            if FILL != "none":
-                                # The slopes add up to zero: measured from the fill, taps outside add nothing, exactly.
-                                tap = tl.where(seen, tap - fill, 0.0)
-                            tap *= grad
-                            grad_x += tap * tl.expand_dims(tap_slope(past_x, i, MODE) * weight_y, CHANNEL_AXIS)
-                            grad_y += tap * tl.expand_dims(weight_x * tap_slope(past_y, j, MODE), CHANNEL_AXIS)
+                            slopes_x = over_channels(tap_slope(past_x, i, MODE) * weight_y, CHANNELS_LAST)
+                            slopes_y = over_channels(weight_x * tap_slope(past_y, j, MODE), CHANNELS_LAST)
+                            grad_x += grad_weight * slopes_x
+                            grad_y += grad_weight * slopes_y
             if FILL_GRAD:
-                grad_fill = tl.sum(grad * tl.expand_dims(missing, CHANNEL_AXIS), LANE_AXIS)
-                at = grad_fill_ptr + (tl.program_id(0) // splits).to(tl.int64) * C + c
-                grad_fill += tl.load(at, mask=(c < C) & (turn > 0), other=0.0)
-                tl.store(at, grad_fill, mask=c < C)
+                for channel in tl.static_range(UNROLL):
+                    # In NCHW every lane has the same channel, which the first stands for.
+                    grad_fill = tl.sum(grads[channel] * missing, 0, keep_dims=True)
+                    c_one = tl.max(c + channel, 0, keep_dims=True)
+                    at_c = grad_fill_ptr + part_of_fill * C + c_one
+                    grad_fill += tl.load(at_c, mask=(c_one < C) & (turn > 0), other=0.0)
+                    tl.store(at_c, grad_fill, mask=c_one < C)
 
         if THETA_GRAD or FLOW_GRAD:
-            grad_x = tl.where(in_tile, tl.sum(grad_x, CHANNEL_AXIS) * slope_x, 0.0)
-            grad_y = tl.where(in_tile, tl.sum(grad_y, CHANNEL_AXIS) * slope_y, 0.0)
+            if CHANNELS_LAST:
+                grad_x = tl.sum(grad_x, 1)
+                grad_y = tl.sum(grad_y, 1)
+            grad_x = tl.where(in_tile, grad_x * slope_x, 0.0)
+            grad_y = tl.where(in_tile, grad_y * slope_y, 0.0)
         if FLOW_GRAD:
             at = grad_flow_ptr + m.to(tl.int64) * grad_flow_stride_m
             at += row.to(OFFSET) * grad_flow_stride_h + col.to(OFFSET) * grad_flow_stride_w

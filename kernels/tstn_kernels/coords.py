@@ -28,11 +28,28 @@ def quotient(a, b):
 
 
 @triton.jit
-def program_place(parts, C, channels_per_program):
-    """The group of samples, part of the tiles and run of channels that this program has, and the number of runs."""
-    splits = tl.cdiv(C, channels_per_program)
+def divided(n, divisor):
+    """n // d for 0 <= n < 2^31, by multiplication; divisor is d, its scaled reciprocal and the shift that undoes it.
+
+    GPUs divide integers in some twenty instructions.
+    """
+    twice = n.to(tl.uint32) << 1
+    return (tl.umulhi(twice, divisor[1].to(tl.uint32, bitcast=True)) >> divisor[2].to(tl.uint32)).to(tl.int32)
+
+
+@triton.jit
+def remainder(n, quotient, divisor):
+    """n % d, from n // d."""
+    return n - quotient * divisor[0]
+
+
+@triton.jit
+def program_place(parts, splits):
+    """The group of samples, part of the tiles and run of channels that this program has."""
     program = tl.program_id(0)
-    return program // splits // parts, (program // splits) % parts, program % splits, splits
+    rest = divided(program, splits)
+    group = divided(rest, parts)
+    return group, remainder(rest, group, parts), remainder(program, rest, splits)
 
 
 @triton.jit
@@ -56,48 +73,95 @@ def program_samples(group, row, col, inside, M, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def aligned(value, SAMPLES: tl.constexpr, CHANNEL_AXIS: tl.constexpr):
-    """What each sample has, one scalar or one per lane, ready to meet a tile of lanes and channels."""
+def over_channels(value, CHANNELS_LAST: tl.constexpr):
+    """What each lane has, ready to meet a block of channels: lanes are rows of it in channels_last, else all of it."""
+    if CHANNELS_LAST:
+        return tl.expand_dims(value, 1)
+    else:
+        return value
+
+
+@triton.jit
+def aligned(value, SAMPLES: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """The same of what each sample has: one scalar, or one per lane where lanes have several samples."""
     if SAMPLES == 1:
         return value
     else:
-        return tl.expand_dims(value, CHANNEL_AXIS)
+        return over_channels(value, CHANNELS_LAST)
 
 
 @triton.jit
-def target_tile(tile, H_OUT, W_OUT, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """Row, column and validity of each output pixel of a tile, (TILE_H * TILE_W,) each, row-major."""
-    lane = tl.arange(0, TILE_H * TILE_W)
-    tiles_w = tl.cdiv(W_OUT, TILE_W)
-    row = (tile // tiles_w) * TILE_H + lane // TILE_W
-    col = (tile % tiles_w) * TILE_W + lane % TILE_W
-    return row, col, (row < H_OUT) & (col < W_OUT)
+def channel_block(first, lanes, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Channels from the first on: a row of BLOCK_C in channels_last, else one, for all lanes."""
+    if CHANNELS_LAST:
+        return first + tl.arange(0, BLOCK_C)[None, :]
+    else:
+        return tl.full(lanes.shape, first, tl.int32)
 
 
 @triton.jit
-def target_frame(row, col, H, W, H_OUT, W_OUT, ALIGN_CORNERS: tl.constexpr, DTYPE: tl.constexpr):
-    """Target pixels about the output's centre, x and y, and the frame of numbers that the maps take.
+def repeated(value, count: tl.constexpr):
+    """A tuple of the same value."""
+    values = ()
+    for i in tl.static_range(count):  # noqa: B007 - Triton knows no underscore
+        values = values + (value,)  # noqa: RUF005 - nor starred tuples
+    return values
 
-    The frame: input pixels per output pixel under the identity, xx, xy, yx, yy, first the source's axis, exactly 1
-    for equal sizes, so that whole pixels stay whole; then the half extents of the input, x and y, and the output.
+
+@triton.jit
+def within(pixel, size):
+    """0 <= pixel < size"""
+    return pixel.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
+
+
+@triton.jit
+def target_tile(tile, size, across, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
+    """Row, column and validity of each pixel of a tile, (TILE_H * TILE_W,) each, row-major; ``across`` tiles side by
+    side, of an image of ``size`` (height, width).
     """
-    extent_x = half_extent(W, ALIGN_CORNERS, DTYPE)
-    extent_y = half_extent(H, ALIGN_CORNERS, DTYPE)
-    extent_x_out = tl.maximum(half_extent(W_OUT, ALIGN_CORNERS, DTYPE), 0.5)
-    extent_y_out = tl.maximum(half_extent(H_OUT, ALIGN_CORNERS, DTYPE), 0.5)
-    frame = (
-        quotient(extent_x, extent_x_out),
-        quotient(extent_x, extent_y_out),
-        quotient(extent_y, extent_x_out),
-        quotient(extent_y, extent_y_out),
-        extent_x,
-        extent_y,
-        extent_x_out,
-        extent_y_out,
-    )
-    x = col.to(DTYPE) - centre_px(W_OUT, DTYPE)
-    y = row.to(DTYPE) - centre_px(H_OUT, DTYPE)
-    return x, y, frame
+    lane = tl.arange(0, TILE_H * TILE_W)
+    tile_row = divided(tile, across)
+    row = tile_row * TILE_H + lane // TILE_W
+    col = remainder(tile, tile_row, across) * TILE_W + lane % TILE_W
+    return row, col, (row < size[0]) & (col < size[1])
+
+
+@triton.jit
+def target_frame(sizes, scales, ALIGN_CORNERS: tl.constexpr, DTYPE: tl.constexpr):
+    """The frame of numbers that the maps take, from the sizes (H, W, H_OUT, W_OUT).
+
+    Input pixels per output pixel under the identity, xx, xy, yx, yy, first the source's axis, exactly 1 for equal
+    sizes, so that whole pixels stay whole; then the half extents of the input, x and y, and one over the output's.
+    ``scales`` are the same in float32.
+    """
+    if DTYPE == tl.float32:
+        # In the interpreter a kernel's float arguments are Python's.
+        xx, xy, yx, yy = scales[0], scales[1], scales[2], scales[3]
+        xx, xy, yx, yy = tl.cast(xx, DTYPE), tl.cast(xy, DTYPE), tl.cast(yx, DTYPE), tl.cast(yy, DTYPE)
+        extent_x, extent_y = tl.cast(scales[4], DTYPE), tl.cast(scales[5], DTYPE)
+        return xx, xy, yx, yy, extent_x, extent_y, tl.cast(scales[6], DTYPE), tl.cast(scales[7], DTYPE)
+    else:
+        extent_x = half_extent(sizes[1], ALIGN_CORNERS, DTYPE)
+        extent_y = half_extent(sizes[0], ALIGN_CORNERS, DTYPE)
+        extent_x_out = tl.maximum(half_extent(sizes[3], ALIGN_CORNERS, DTYPE), 0.5)
+        extent_y_out = tl.maximum(half_extent(sizes[2], ALIGN_CORNERS, DTYPE), 0.5)
+        one = tl.full((), 1.0, DTYPE)
+        return (
+            quotient(extent_x, extent_x_out),
+            quotient(extent_x, extent_y_out),
+            quotient(extent_y, extent_x_out),
+            quotient(extent_y, extent_y_out),
+            extent_x,
+            extent_y,
+            quotient(one, extent_x_out),
+            quotient(one, extent_y_out),
+        )
+
+
+@triton.jit
+def centred(pixel, size, DTYPE: tl.constexpr):
+    """Pixels along an axis, counted from its centre."""
+    return pixel.to(DTYPE) - centre_px(size, DTYPE)
 
 
 @triton.jit
@@ -116,5 +180,5 @@ def source_image(m, index_ptr, N, M, views, INDEXED: tl.constexpr):
         n = tl.load(index_ptr + m, mask=m < M, other=-1)
         return n, (n >= 0) & (n < N)
     else:
-        n = (m // views).to(tl.int64)
+        n = divided(m, views).to(tl.int64)
         return n, n >= 0

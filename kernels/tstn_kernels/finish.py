@@ -30,6 +30,8 @@ def sum_parts(
         "fill_programs",
         "theta_parts",
         "fill_parts",
+        "input_parts",
+        "N",
         "P",
         "count_bits",
     ]
@@ -46,7 +48,9 @@ def finish_backward_kernel(
     fill_programs,
     theta_parts,
     fill_parts,
+    input_parts,
     numel,
+    N,
     P,
     C,
     count_bits,
@@ -57,10 +61,10 @@ def finish_backward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Sums the parts of grad_theta (M, parts, P) and of grad_fill (parts, C), and rounds the input's gradient.
+    """Sums the parts of grad_theta (M, parts, P), of grad_fill (parts, C) and of grad_input (parts, numel).
 
     Three jobs, one launch: programs are dealt to them in this order; an unwanted job gets none. With FIXED the input's
-    gradient is a sum in fixed point, and NaN where it says so already.
+    gradient, of N inputs, is a sum in fixed point, and NaN where it says so already.
     """
     program = tl.program_id(0)
     if program < theta_programs:
@@ -75,9 +79,12 @@ def finish_backward_kernel(
         at = start + tl.arange(0, BLOCK)
         inside = at < numel
         if FIXED:
-            value = fixed_sum(grad_input_sum_ptr, at, inside, numel, count_bits, DTYPE)
+            value = fixed_sum(grad_input_sum_ptr, at, inside, N, numel, count_bits, DTYPE)
             spoilt = tl.load(grad_input_ptr + at, mask=inside, other=0.0).to(tl.float32)
             value = tl.where(spoilt == spoilt, value, float("nan"))
         else:
-            value = tl.load(grad_input_sum_ptr + at, mask=inside)
+            value = tl.zeros((BLOCK,), grad_input_sum_ptr.dtype.element_ty)
+            for _ in range(input_parts):
+                value += tl.load(grad_input_sum_ptr + at, mask=inside, other=0.0)
+                grad_input_sum_ptr += numel
         tl.store(grad_input_ptr + at, rounded(value, grad_input_ptr), mask=inside)

@@ -5,18 +5,46 @@ import triton.language as tl
 
 from tstn_kernels.coords import (
     aligned,
+    centred,
+    channel_block,
     flow_px,
+    over_channels,
     program_place,
     program_samples,
+    repeated,
     source_image,
     target_frame,
     target_tile,
+    within,
 )
-from tstn_kernels.interpolation import source_taps, tap_pixel, tap_weight
+from tstn_kernels.fill import fill_values
+from tstn_kernels.interpolation import source_taps, tap_at, tap_pixel, tap_weight
 from tstn_kernels.rounding import rounded
 
 
-@triton.jit(do_not_specialize=["N", "M", "views", "H", "W", "H_OUT", "W_OUT", "constants", "tiles"])
+@triton.jit(
+    do_not_specialize=[
+        "N",
+        "M",
+        "H",
+        "W",
+        "H_OUT",
+        "W_OUT",
+        "constants",
+        "views",
+        "views_by",
+        "views_shift",
+        "across",
+        "across_by",
+        "across_shift",
+        "tiles",
+        "tiles_by",
+        "tiles_shift",
+        "splits",
+        "splits_by",
+        "splits_shift",
+    ]
+)
 def sample_forward_kernel(
     output_ptr,
     input_ptr,
@@ -42,16 +70,34 @@ def sample_forward_kernel(
     fill_stride,
     N,
     M,
-    views,
     C,
     H,
     W,
     H_OUT,
     W_OUT,
     constants,
-    tiles,
     channels_per_program,
     fill_value,
+    scale_xx,
+    scale_xy,
+    scale_yx,
+    scale_yy,
+    extent_x,
+    extent_y,
+    per_x_out,
+    per_y_out,
+    views,
+    views_by,
+    views_shift,
+    across,
+    across_by,
+    across_shift,
+    tiles,
+    tiles_by,
+    tiles_shift,
+    splits,
+    splits_by,
+    splits_shift,
     MAP: tl.constexpr,
     SAMPLES: tl.constexpr,
     FLOW: tl.constexpr,
@@ -61,6 +107,7 @@ def sample_forward_kernel(
     ALIGN_CORNERS: tl.constexpr,
     INDEXED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PART_BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
     OFFSET: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -70,20 +117,25 @@ def sample_forward_kernel(
     """output[m, c, p] = sum over taps of weight(T_theta[m](p) + flow[m, p], tap) * input[n(m), c, tap].
 
     A program has one tile of output pixels of SAMPLES samples, and a run of channels that is a multiple of BLOCK_C
-    unless it is the last. Its lanes are pixels, sample by sample; tiles of values lie (channel, lane) in NCHW and
-    (lane, channel) in channels_last, so that lanes follow memory.
+    unless it is the last. Its lanes are pixels, sample by sample. In NCHW a lane goes through the channels, BLOCK_C at
+    a time; in channels_last values lie (lane, channel), so that lanes follow memory in both.
     """
-    CHANNEL_AXIS: tl.constexpr = 1 if CHANNELS_LAST else 0
-    LANE_AXIS: tl.constexpr = 1 - CHANNEL_AXIS
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.
     ROWS: tl.constexpr = 1 if MODE == "bicubic" else TAPS
+    UNROLL: tl.constexpr = 1 if CHANNELS_LAST else BLOCK_C
 
-    group, tile, split, _ = program_place(tiles, C, channels_per_program)
-    row, col, inside = target_tile(tile, H_OUT, W_OUT, TILE_H, TILE_W)
-    x, y, frame = target_frame(row, col, H, W, H_OUT, W_OUT, ALIGN_CORNERS, DTYPE)
+    scales = (scale_xx, scale_xy, scale_yx, scale_yy, extent_x, extent_y, per_x_out, per_y_out)
+    views = (views, views_by, views_shift)
+    across = (across, across_by, across_shift)
+    tiles = (tiles, tiles_by, tiles_shift)
+    splits = (splits, splits_by, splits_shift)
+    group, tile, split = program_place(tiles, splits)
+    row, col, inside = target_tile(tile, (H_OUT, W_OUT), across, TILE_H, TILE_W)
+    frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
     first_m = group.to(tl.int64) * SAMPLES
     theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, M - group * SAMPLES)
+    x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
     x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
     m, row, col, inside = program_samples(group, row, col, inside, M, SAMPLES)
     if FLOW:
@@ -95,41 +147,48 @@ def sample_forward_kernel(
     first_y, past_y, _ = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
 
     n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
-    exists = aligned(exists, SAMPLES, CHANNEL_AXIS)
-    input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNEL_AXIS)
-    output_at = aligned(output_ptr + m.to(tl.int64) * output_stride_m, SAMPLES, CHANNEL_AXIS)
-    output_offset = tl.expand_dims(row.to(OFFSET) * output_stride_h + col.to(OFFSET) * output_stride_w, CHANNEL_AXIS)
-    inside = tl.expand_dims(inside, CHANNEL_AXIS)
+    exists = aligned(exists, SAMPLES, CHANNELS_LAST)
+    input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNELS_LAST)
+    output_at = aligned(output_ptr + m.to(tl.int64) * output_stride_m, SAMPLES, CHANNELS_LAST)
+    output_offset = row.to(OFFSET) * output_stride_h + col.to(OFFSET) * output_stride_w
+    output_at += over_channels(output_offset, CHANNELS_LAST)
+    inside = over_channels(inside, CHANNELS_LAST)
+    input_strides = (input_stride_h, input_stride_w)
 
     channel_end = tl.minimum((split + 1) * channels_per_program, C)
     for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
-        c = channel_start + tl.arange(0, BLOCK_C)
-        c_inside = tl.expand_dims(c < C, LANE_AXIS)
-        input_offset_c = tl.expand_dims(c.to(OFFSET) * input_stride_c, LANE_AXIS)
-        if FILL == "scalar":
-            fill = tl.cast(fill_value, DTYPE)
-        elif FILL == "channel":
-            fill = tl.load(fill_ptr + c * fill_stride, mask=c < C, other=0.0).to(DTYPE)
-            fill = tl.expand_dims(fill, LANE_AXIS)
-        value = tl.zeros((inside & c_inside).shape, DTYPE)
+        c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
+        # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
+        values = repeated(tl.zeros((inside & (c < C)).shape, DTYPE), UNROLL)
+        fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
         for rows in range(0, TAPS, ROWS):
             for row_of_taps in tl.static_range(ROWS):
                 j = rows + row_of_taps
+                tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
+                weight_y = tap_weight(past_y, j, MODE)
+                in_rows = within(tap_y, H)
                 for i in tl.static_range(TAPS):
                     tap_x = tap_pixel(first_x, i, W, MODE, PADDING, ALIGN_CORNERS)
-                    tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
-                    weight = tap_weight(past_x, i, MODE) * tap_weight(past_y, j, MODE)
-                    covered = (tap_x >= 0) & (tap_x < W) & (tap_y >= 0) & (tap_y < H)
-                    covered = tl.expand_dims(covered, CHANNEL_AXIS)
+                    weight = over_channels(tap_weight(past_x, i, MODE) * weight_y, CHANNELS_LAST)
+                    covered = over_channels(within(tap_x, W) & in_rows, CHANNELS_LAST)
                     if INDEXED:
                         covered = covered & exists
-                    offset = tap_y.to(OFFSET) * input_stride_h + tap_x.to(OFFSET) * input_stride_w
-                    offset = tl.expand_dims(offset, CHANNEL_AXIS) + input_offset_c
-                    tap = tl.load(input_at + offset, mask=covered & inside & c_inside, other=0.0).to(DTYPE)
-                    if FILL != "none":
-                        tap = tl.where(covered, tap, fill)
-                    value += tap * tl.expand_dims(weight, CHANNEL_AXIS)
-        if INDEXED:
-            value = tl.where(exists, value, float("nan"))
-        output_offset_c = tl.expand_dims(c.to(OFFSET) * output_stride_c, LANE_AXIS)
-        tl.store(output_at + output_offset + output_offset_c, rounded(value, output_ptr), mask=inside & c_inside)
+                    taps = (first_x, first_y, tap_x, tap_y)
+                    at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
+                    sums = ()
+                    for channel in tl.static_range(UNROLL):
+                        real = covered & inside
+                        if PART_BLOCKS:
+                            real = real & (c + channel < C)
+                        at_c = at + (c + channel).to(OFFSET) * input_stride_c
+                        tap = tl.load(at_c, mask=real, other=0.0).to(DTYPE)
+                        if FILL != "none":
+                            tap = tl.where(covered, tap, fills[channel])
+                        sums = sums + (values[channel] + tap * weight,)  # noqa: RUF005
+                    values = sums
+        for channel in tl.static_range(UNROLL):
+            value = values[channel]
+            if INDEXED:
+                value = tl.where(exists, value, float("nan"))
+            at_c = output_at + (c + channel).to(OFFSET) * output_stride_c
+            tl.store(at_c, rounded(value, output_ptr), mask=inside & (c + channel < C) if PART_BLOCKS else inside)

@@ -6,7 +6,7 @@ The two-dimensional footprint is the product of two axes. Nearest has one tap, b
 import triton
 import triton.language as tl
 
-from tstn_kernels.coords import centre_px
+from tstn_kernels.coords import centre_px, over_channels, within
 from tstn_kernels.padding import bicubic_padded, padded, padded_pixel
 
 # Keys' parameter of cubic convolution (1981), as ATen has it.
@@ -38,6 +38,19 @@ def tap_pixel(first, tap, size, MODE: tl.constexpr, PADDING: tl.constexpr, ALIGN
 
 
 @triton.jit
+def tap_at(at, taps, i, j, strides, MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
+    """The pointer to a footprint's tap (i, j), given the first tap and this one, (first_x, first_y, x, y), and the
+    strides of (h, w). Bilinear taps are neighbours, so that they share an address but for a constant.
+    """
+    if MODE == "bicubic":
+        offset = taps[3].to(OFFSET) * strides[0] + taps[2].to(OFFSET) * strides[1]
+        return at + over_channels(offset, CHANNELS_LAST)
+    else:
+        first = taps[1].to(OFFSET) * strides[0] + taps[0].to(OFFSET) * strides[1]
+        return (at + over_channels(first, CHANNELS_LAST)) + (j * strides[0] + i * strides[1])
+
+
+@triton.jit
 def tap_weight(past, tap, MODE: tl.constexpr):
     """Weight of a tap: nearest 1, bilinear max(0, 1 - |x - tap|), bicubic the cubic convolution kernel."""
     if MODE == "nearest":
@@ -46,8 +59,9 @@ def tap_weight(past, tap, MODE: tl.constexpr):
         return tl.where(tap == 0, 1.0 - past, past)
     else:
         distance = tl.abs(past + (1 - tap))
-        near = ((CUBIC_A + 2.0) * distance - (CUBIC_A + 3.0)) * distance * distance + 1.0
-        far = ((CUBIC_A * distance - 5.0 * CUBIC_A) * distance + 8.0 * CUBIC_A) * distance - 4.0 * CUBIC_A
+        # By their zeros, so that small weights have small errors.
+        near = (1.0 - distance) * (1.0 + distance - (CUBIC_A + 2.0) * distance * distance)
+        far = CUBIC_A * (distance - 1.0) * (distance - 2.0) * (distance - 2.0)
         return tl.where((tap == 1) | (tap == 2), near, far)
 
 
@@ -61,10 +75,18 @@ def tap_slope(past, tap, MODE: tl.constexpr):
     else:
         distance = tl.abs(past + (1 - tap))
         near = (3.0 * (CUBIC_A + 2.0) * distance - 2.0 * (CUBIC_A + 3.0)) * distance
-        far = (3.0 * CUBIC_A * distance - 10.0 * CUBIC_A) * distance + 8.0 * CUBIC_A
+        far = CUBIC_A * (3.0 * distance - 4.0) * (distance - 2.0)
         slope = tl.where((tap == 1) | (tap == 2), near, far)
         # x moves towards the taps on the right.
         return tl.where(tap < 2, slope, -slope)
+
+
+@triton.jit
+def pixel_weight(first, past, pixel, MODE: tl.constexpr):
+    """Weight of a pixel's tap; 0 if it is none of the taps."""
+    TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
+    tap = pixel - first
+    return tl.where((tap >= 0) & (tap < TAPS), tap_weight(past, tap, MODE), 0.0)
 
 
 @triton.jit
@@ -72,8 +94,7 @@ def covered_weight(first, past, size, TAPS: tl.constexpr, MODE: tl.constexpr):
     """Weight of an axis's taps that lie inside the image; a footprint's is the product of its axes'."""
     weight = tl.zeros(past.shape, past.dtype)
     for tap in tl.static_range(TAPS):
-        inside = (first + tap >= 0) & (first + tap < size)
-        weight += tl.where(inside, tap_weight(past, tap, MODE), 0.0)
+        weight += tl.where(within(first + tap, size), tap_weight(past, tap, MODE), 0.0)
     return weight
 
 

@@ -7,13 +7,16 @@ in turn, (SAMPLES * P,). What it reads:
 - ``theta``: pointer to the first sample's numbers, strides between samples and between numbers, and how many of the
   SAMPLES samples there are. Only a spline takes several samples at a time.
 - ``constants``: pointer to what all samples share, and how many rows it has.
-- ``frame``: see :func:`tstn_kernels.coords.target_frame`. A normalised target x is ``x / frame[6]``, y is
-  ``y / frame[7]``; a normalised source x is ``frame[4]`` times as many pixels, y ``frame[5]`` times.
+- ``frame``: see :func:`tstn_kernels.coords.target_frame`. A normalised target x is ``x * frame[6]``, y is
+  ``y * frame[7]``; a normalised source x is ``frame[4]`` times as many pixels, y ``frame[5]`` times.
 
 ``map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES)`` takes the gradient of those source
 coordinates, (SAMPLES * P,), zero for lanes that are not real, and adds theta's, summed over the tile, to ``grads``:
 pointer to the first sample's sums, stride between samples, and whether there is something to add to.
 Maps made from a user's PyTorch function have the same form and run in the same kernels.
+
+A matrix family also has ``matrix(theta, frame)``, its numbers in pixel units, and a ``point(matrix, x, y, frame)``
+that takes them, for kernels that look at one sample's points again and again.
 """
 
 import triton
@@ -21,6 +24,7 @@ import triton.language as tl
 
 from tstn_kernels.coords import quotient
 from tstn_kernels.padding import HUGE
+from tstn_kernels.preimage import affine_preimage, projective_preimage
 
 
 @triton.jit
@@ -38,25 +42,34 @@ def add_sum(grads, i, value):
 
 @triton.jit
 def normalised(x, y, frame):
-    """The target's normalised coordinates, with one division for all pixels of an axis."""
-    one = tl.full((), 1.0, x.dtype)
-    return x * quotient(one, frame[6]), y * quotient(one, frame[7])
+    """The target's normalised coordinates."""
+    return x * frame[6], y * frame[7]
 
 
 @triton.jit
-def matrix_map(a, b, c, d, e, f, x, y, frame):
-    """(x, y) -> A (x, y) + t, with A and t brought from normalised to pixel units."""
-    x_source = (a * frame[0]) * x + ((b * frame[1]) * y + c * frame[4])
-    y_source = (d * frame[2]) * x + ((e * frame[3]) * y + f * frame[5])
-    return x_source, y_source
+def pixel_matrix(a, b, c, d, e, f, frame):
+    """A and t of (x, y) -> A (x, y) + t, brought from normalised to pixel units, row by row."""
+    return a * frame[0], b * frame[1], c * frame[4], d * frame[2], e * frame[3], f * frame[5]
+
+
+@triton.jit
+def affine_point(matrix, x, y, frame):
+    """A (x, y) + t"""
+    return matrix[0] * x + (matrix[1] * y + matrix[2]), matrix[3] * x + (matrix[4] * y + matrix[5])
+
+
+@triton.jit
+def translation_matrix(theta, frame):
+    """(1, 0, tx), (0, 1, ty)"""
+    tx = theta_number(theta, 0, frame[0])
+    ty = theta_number(theta, 1, frame[0])
+    return pixel_matrix(1.0, 0.0, tx, 0.0, 1.0, ty, frame)
 
 
 @triton.jit
 def translation_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(x + tx, y + ty)"""
-    tx = theta_number(theta, 0, x)
-    ty = theta_number(theta, 1, x)
-    return frame[0] * x + tx * frame[4], frame[3] * y + ty * frame[5]
+    return affine_point(translation_matrix(theta, frame), x, y, frame)
 
 
 @triton.jit
@@ -67,12 +80,18 @@ def translation_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SA
 
 
 @triton.jit
+def attention_matrix(theta, frame):
+    """(s, 0, tx), (0, s, ty)"""
+    s = theta_number(theta, 0, frame[0])
+    tx = theta_number(theta, 1, frame[0])
+    ty = theta_number(theta, 2, frame[0])
+    return pixel_matrix(s, 0.0, tx, 0.0, s, ty, frame)
+
+
+@triton.jit
 def attention_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(s x + tx, s y + ty)"""
-    s = theta_number(theta, 0, x)
-    tx = theta_number(theta, 1, x)
-    ty = theta_number(theta, 2, x)
-    return (s * frame[0]) * x + tx * frame[4], (s * frame[3]) * y + ty * frame[5]
+    return affine_point(attention_matrix(theta, frame), x, y, frame)
 
 
 @triton.jit
@@ -84,13 +103,19 @@ def attention_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMP
 
 
 @triton.jit
+def similarity_matrix(theta, frame):
+    """(a, -b, tx), (b, a, ty)"""
+    a = theta_number(theta, 0, frame[0])
+    b = theta_number(theta, 1, frame[0])
+    tx = theta_number(theta, 2, frame[0])
+    ty = theta_number(theta, 3, frame[0])
+    return pixel_matrix(a, -b, tx, b, a, ty, frame)
+
+
+@triton.jit
 def similarity_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(a x - b y + tx, b x + a y + ty)"""
-    a = theta_number(theta, 0, x)
-    b = theta_number(theta, 1, x)
-    tx = theta_number(theta, 2, x)
-    ty = theta_number(theta, 3, x)
-    return matrix_map(a, -b, tx, b, a, ty, x, y, frame)
+    return affine_point(similarity_matrix(theta, frame), x, y, frame)
 
 
 @triton.jit
@@ -103,15 +128,21 @@ def similarity_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
 
 
 @triton.jit
+def affine_matrix(theta, frame):
+    """theta"""
+    a = theta_number(theta, 0, frame[0])
+    b = theta_number(theta, 1, frame[0])
+    c = theta_number(theta, 2, frame[0])
+    d = theta_number(theta, 3, frame[0])
+    e = theta_number(theta, 4, frame[0])
+    f = theta_number(theta, 5, frame[0])
+    return pixel_matrix(a, b, c, d, e, f, frame)
+
+
+@triton.jit
 def affine_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """theta @ (x, y, 1)"""
-    a = theta_number(theta, 0, x)
-    b = theta_number(theta, 1, x)
-    c = theta_number(theta, 2, x)
-    d = theta_number(theta, 3, x)
-    e = theta_number(theta, 4, x)
-    f = theta_number(theta, 5, x)
-    return matrix_map(a, b, c, d, e, f, x, y, frame)
+    return affine_point(affine_matrix(theta, frame), x, y, frame)
 
 
 @triton.jit
@@ -126,20 +157,44 @@ def affine_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES
 
 
 @triton.jit
-def projective_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+def projective_matrix(theta, frame):
+    """theta, the last row in normalised units"""
+    a, b, c, d, e, f = affine_matrix(theta, frame)
+    g = theta_number(theta, 6, frame[0])
+    h = theta_number(theta, 7, frame[0])
+    i = theta_number(theta, 8, frame[0])
+    return a, b, c, d, e, f, g, h, i
+
+
+@triton.jit
+def homogeneous(matrix, x, y, frame):
+    """w of (u, v, w) = theta @ (x, y, 1)"""
+    x_norm, y_norm = normalised(x, y, frame)
+    return matrix[6] * x_norm + (matrix[7] * y_norm + matrix[8])
+
+
+@triton.jit
+def projective_point(matrix, x, y, frame):
     """(u / w, v / w), (u, v, w) = theta @ (x, y, 1); NaN at w = 0"""
-    u, v = affine_map(theta, constants, x, y, frame, SAMPLES)
-    w = homogeneous(theta, x, y, frame)
+    u, v = affine_point(matrix, x, y, frame)
+    w = homogeneous(matrix, x, y, frame)
     seen = w != 0.0
     w = tl.where(seen, w, 1.0)
     return tl.where(seen, quotient(u, w), float("nan")), tl.where(seen, quotient(v, w), float("nan"))
 
 
 @triton.jit
+def projective_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
+    """(u / w, v / w), (u, v, w) = theta @ (x, y, 1); NaN at w = 0"""
+    return projective_point(projective_matrix(theta, frame), x, y, frame)
+
+
+@triton.jit
 def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """sum (grad_u, grad_v, grad_w)^T (x, y, 1), grad_u = grad_x / w, grad_w = -(grad_x u / w + grad_y v / w) / w"""
-    x_source, y_source = projective_map(theta, constants, x, y, frame, SAMPLES)
-    w = homogeneous(theta, x, y, frame)
+    matrix = projective_matrix(theta, frame)
+    x_source, y_source = projective_point(matrix, x, y, frame)
+    w = homogeneous(matrix, x, y, frame)
     # Near w = 0 nothing is seen, and 0 times infinity would spoil the sums.
     seen = (tl.abs(x_source) < HUGE) & (tl.abs(y_source) < HUGE)
     w = tl.where(seen, w, 1.0)
@@ -151,16 +206,6 @@ def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
     add_sum(grads, 6, grad_w * x_norm)
     add_sum(grads, 7, grad_w * y_norm)
     add_sum(grads, 8, grad_w)
-
-
-@triton.jit
-def homogeneous(theta, x, y, frame):
-    """w of (u, v, w) = theta @ (x, y, 1)"""
-    g = theta_number(theta, 6, x)
-    h = theta_number(theta, 7, x)
-    i = theta_number(theta, 8, x)
-    x_norm, y_norm = normalised(x, y, frame)
-    return g * x_norm + (h * y_norm + i)
 
 
 @triton.jit
@@ -241,4 +286,13 @@ MAPS = {
     "thin_plate_spline": (thin_plate_spline_map, thin_plate_spline_map_vjp),
     "flow": (flow_map, None),
     "grid": (grid_map, None),
+}
+
+# The families whose maps have an inverse.
+MATRICES = {
+    "translation": (translation_matrix, affine_point, affine_preimage),
+    "attention": (attention_matrix, affine_point, affine_preimage),
+    "similarity": (similarity_matrix, affine_point, affine_preimage),
+    "affine": (affine_matrix, affine_point, affine_preimage),
+    "projective": (projective_matrix, projective_point, projective_preimage),
 }

@@ -34,8 +34,8 @@ def padded(x_px, size, PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr, DTYPE
     """
     last = tl.cast(size, DTYPE) - 1.0
     if PADDING == "zeros":
-        number = tl.where(x_px == x_px, x_px, -2.0)
-        return tl.minimum(tl.maximum(number, -2.0), last + 2.0), tl.full(x_px.shape, 1.0, DTYPE)
+        # NaN fails the comparison.
+        return tl.minimum(tl.where(x_px > -2.0, x_px, -2.0), last + 2.0), tl.full(x_px.shape, 1.0, DTYPE)
     else:
         number = tl.where(x_px == x_px, x_px, 0.0)
         clipped = tl.minimum(tl.maximum(number, 0.0), last)

@@ -1,0 +1,176 @@
+"""The input's gradient without atomics: each input pixel looks up the output pixels that looked at it."""
+
+import triton
+import triton.language as tl
+
+from tstn_kernels.coords import (
+    centred,
+    channel_block,
+    divided,
+    over_channels,
+    program_place,
+    remainder,
+    repeated,
+    target_frame,
+    target_tile,
+)
+from tstn_kernels.interpolation import pixel_weight, source_taps
+from tstn_kernels.rounding import rounded
+
+
+@triton.jit(
+    do_not_specialize=[
+        "views",
+        "H",
+        "W",
+        "H_OUT",
+        "W_OUT",
+        "shares",
+        "shares_by",
+        "shares_shift",
+        "across",
+        "across_by",
+        "across_shift",
+        "tiles",
+        "tiles_by",
+        "tiles_shift",
+        "splits",
+        "splits_by",
+        "splits_shift",
+    ]
+)
+def gather_backward_kernel(
+    grad_input_ptr,
+    grad_output_ptr,
+    theta_ptr,
+    order_ptr,
+    starts_ptr,
+    grad_input_stride_share,
+    grad_input_stride_n,
+    grad_input_stride_c,
+    grad_input_stride_h,
+    grad_input_stride_w,
+    grad_output_stride_m,
+    grad_output_stride_c,
+    grad_output_stride_h,
+    grad_output_stride_w,
+    theta_stride_m,
+    theta_stride_p,
+    views,
+    C,
+    H,
+    W,
+    H_OUT,
+    W_OUT,
+    channels_per_program,
+    scale_xx,
+    scale_xy,
+    scale_yx,
+    scale_yy,
+    extent_x,
+    extent_y,
+    per_x_out,
+    per_y_out,
+    shares,
+    shares_by,
+    shares_shift,
+    across,
+    across_by,
+    across_shift,
+    tiles,
+    tiles_by,
+    tiles_shift,
+    splits,
+    splits_by,
+    splits_shift,
+    MATRIX: tl.constexpr,
+    POINT: tl.constexpr,
+    PREIMAGE: tl.constexpr,
+    MODE: tl.constexpr,
+    ALIGN_CORNERS: tl.constexpr,
+    INDEXED: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PART_BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """grad_input[n, c, q] = sum over m reading n, p in preimage(q) of weight(T_theta[m](p), q) * grad_output[m, c, p].
+
+    For matrices with "zeros" padding. A program has one tile of pixels of one input, a run of channels, and one of
+    ``shares`` shares of the thetas that read the input; thetas are taken in order, so that the sum is always the same.
+    Weights are the forward kernel's, to the last bit. With INDEXED the thetas that read n are order[starts[n]:
+    starts[n + 1]]. Tiles lie as in sample_forward_kernel.
+    """
+    UNROLL: tl.constexpr = 1 if CHANNELS_LAST else BLOCK_C
+    # How far an output pixel looks. Nearest: with a margin for rounding, as its weights do not fade out.
+    REACH: tl.constexpr = 0.515625 if MODE == "nearest" else 1.0 if MODE == "bilinear" else 2.0
+
+    scales = (scale_xx, scale_xy, scale_yx, scale_yy, extent_x, extent_y, per_x_out, per_y_out)
+    shares = (shares, shares_by, shares_shift)
+    across = (across, across_by, across_shift)
+    tiles = (tiles, tiles_by, tiles_shift)
+    splits = (splits, splits_by, splits_shift)
+    group, tile, split = program_place(tiles, splits)
+    n = divided(group, shares)
+    share = remainder(group, n, shares)
+    row, col, inside = target_tile(tile, (H, W), across, TILE_H, TILE_W)
+    frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
+    x, y = centred(col, W, DTYPE), centred(row, H, DTYPE)
+    reach = tl.full((), REACH, DTYPE)
+    start = n * views
+    stop = start + views
+    if INDEXED:
+        start = tl.load(starts_ptr + n).to(tl.int32)
+        stop = tl.load(starts_ptr + n + 1).to(tl.int32)
+    thetas_per_share = divided(stop - start + (shares[0] - 1), shares)
+    start += share * thetas_per_share
+    stop = tl.minimum(start + thetas_per_share, stop)
+
+    grad_input_ptr += share.to(tl.int64) * grad_input_stride_share + n.to(tl.int64) * grad_input_stride_n
+    grad_input_offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
+    grad_input_offset = over_channels(grad_input_offset, CHANNELS_LAST)
+    in_tile = over_channels(inside, CHANNELS_LAST)
+    channel_end = tl.minimum((split + 1) * channels_per_program, C)
+    for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
+        c = channel_block(channel_start, in_tile, CHANNELS_LAST, BLOCK_C)
+        # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
+        values = repeated(tl.zeros((in_tile & (c < C)).shape, DTYPE), UNROLL)
+        for place in range(start, stop):
+            m = tl.cast(place, tl.int64)
+            if INDEXED:
+                m = tl.load(order_ptr + place)
+            matrix = MATRIX((theta_ptr + m * theta_stride_m, theta_stride_m, theta_stride_p, 1), frame)
+            grad_output_at = grad_output_ptr + m * grad_output_stride_m
+            first_x, past_x, first_y, past_y = PREIMAGE(matrix, x, y, reach, H_OUT, W_OUT, frame)
+            some = inside & (first_x < past_x) & (first_y < past_y)
+            columns = tl.max(tl.where(some, past_x - first_x, 0))
+            rows = tl.max(tl.where(some, past_y - first_y, 0))
+            past_y = tl.where(some, past_y, first_y)
+            for j in range(rows):
+                target_row = first_y + j
+                y_target = centred(target_row, H_OUT, DTYPE)
+                for i in range(columns):
+                    target_col = first_x + i
+                    x_source, y_source = POINT(matrix, centred(target_col, W_OUT, DTYPE), y_target, frame)
+                    tap_x, beyond_x, _ = source_taps(x_source, W, MODE, "zeros", ALIGN_CORNERS, DTYPE)
+                    tap_y, beyond_y, _ = source_taps(y_source, H, MODE, "zeros", ALIGN_CORNERS, DTYPE)
+                    weight = pixel_weight(tap_x, beyond_x, col, MODE) * pixel_weight(tap_y, beyond_y, row, MODE)
+                    weight = tl.where((target_col < past_x) & (target_row < past_y), weight, 0.0)
+                    weight = over_channels(weight, CHANNELS_LAST)
+                    offset = target_row.to(OFFSET) * grad_output_stride_h + target_col.to(OFFSET) * grad_output_stride_w
+                    target_at = grad_output_at + over_channels(offset, CHANNELS_LAST)
+                    sums = ()
+                    for channel in tl.static_range(UNROLL):
+                        at = target_at + (c + channel).to(OFFSET) * grad_output_stride_c
+                        mask = weight != 0.0
+                        if PART_BLOCKS:
+                            mask = mask & (c + channel < C)
+                        grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
+                        sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
+                    values = sums
+        for channel in tl.static_range(UNROLL):
+            at = grad_input_ptr + grad_input_offset + (c + channel).to(OFFSET) * grad_input_stride_c
+            tl.store(at, rounded(values[channel], grad_input_ptr), mask=in_tile & (c + channel < C))

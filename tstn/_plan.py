@@ -1,0 +1,531 @@
+"""What would be launched for a call: kernels, programs, numbers and options, from shapes, strides and dtypes only.
+
+A plan is made once for all calls that look alike, and the ahead-of-time gate compiles just what would run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tstn import _configs
+from tstn._backend import INTERPRETED
+from tstn._warp import Operands, Warp, is_channels_last
+from tstn.transforms import half_extent, half_extent_out
+
+INT32_MAX = 2**31 - 1
+# Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
+FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
+# Calls of different shapes whose plans are kept.
+PLANS = 1024
+
+
+class Layout(NamedTuple):
+    """All that a plan needs to know of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def channels_last(self) -> bool:
+        """Of an image batch."""
+        return is_channels_last(self.shape, self.stride)
+
+
+def layout(tensor: Tensor | None) -> Layout | None:
+    return None if tensor is None else Layout(tensor.dtype, tensor.shape, tensor.stride())
+
+
+class Layouts(NamedTuple):
+    """Those of the operands, in their order."""
+
+    input: Layout
+    theta: Layout | None
+    flow: Layout | None
+    fill: Layout | None
+    input_index: Layout | None
+    constants: Layout | None
+
+    @staticmethod
+    def of(operands: Operands) -> Layouts:
+        input, *others = operands
+        return Layouts(Layout(input.dtype, input.shape, input.stride()), *map(layout, others))
+
+    @property
+    def warps(self) -> int:
+        """M."""
+        theta = self.flow if self.theta is None else self.theta
+        assert theta is not None
+        return theta.shape[0]
+
+
+class Step(NamedTuple):
+    """One launch but for its tensors: the roles that these play, then numbers and constexprs, in the kernel's order."""
+
+    kernel: str
+    programs: int
+    # A role that no enabled branch of the kernel follows may have no tensor.
+    roles: tuple[str, ...]
+    numbers: tuple[int | float, ...]
+    constexprs: Mapping[str, Any]
+    config: _configs.Config
+    # What was compiled of it, by device and alignment of the tensors.
+    compiled: dict[Any, Any]
+
+
+class Scratch(NamedTuple):
+    """Memory that a plan needs beside operands and results."""
+
+    numel: int
+    dtype: torch.dtype
+    zeroed: bool = False
+
+
+class Plan(NamedTuple):
+    """The launches in order, and what they need beforehand."""
+
+    steps: tuple[Step, ...]
+    # By role.
+    scratch: Mapping[str, Scratch] = {}
+    # Whether the input's gradient has to start as zeros.
+    zeroed: bool = False
+    # Whether the thetas have to be listed by the input that they read.
+    listed: bool = False
+
+
+OPERANDS = ("input", "theta", "flow", "fill", "input_index", "constants")
+
+
+@lru_cache(maxsize=PLANS)
+def forward(operands: Layouts, output: Layout, warp: Warp) -> Plan:
+    """The launch that fills the output."""
+    cut = _cut(operands, warp)
+    strides, sizes = _arguments(operands, warp)
+    constexprs = _constexprs(cut, operands, warp, (output,))
+    constexprs["MAP"] = _maps(warp)[0]
+    numbers = (
+        *output.stride,
+        *strides,
+        *sizes,
+        cut.run_of_channels,
+        warp.fill_value,
+        *_scales(operands, warp),
+        *divisor(_views(operands)),
+        *divisor(cut.across),
+        *divisor(cut.tiles),
+        *divisor(cut.splits),
+    )
+    programs = cut.groups * cut.tiles * cut.splits
+    return Plan((_step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, cut.config),))
+
+
+class Gradients(NamedTuple):
+    """Layouts of the gradients that are wanted."""
+
+    input: Layout | None
+    theta: Layout | None
+    flow: Layout | None
+    fill: Layout | None
+
+
+@lru_cache(maxsize=PLANS)
+def backward(operands: Layouts, grad_output: Layout, grads: Gradients, warp: Warp, deterministic: bool) -> Plan:
+    """The launches that fill the gradients, in at most three launches, or four when sums have to be in fixed point."""
+    steps: list[Step] = []
+    scratch: dict[str, Scratch] = {}
+    wide = torch.float64 if operands.input.dtype == torch.float64 else torch.float32
+    if warp.mode == "nearest":
+        # No slope, nothing to launch for.
+        grads = grads._replace(theta=None, flow=None)
+
+    scatter = "none"
+    finish = _Finish()
+    zeroed = listed = False
+    if grads.input is not None:
+        if gathers(operands, warp):
+            step, shares = _gather(operands, grad_output, grads.input, warp, wide)
+            steps.append(step)
+            listed = operands.input_index is not None
+            if shares > 1:
+                scratch["grad_input_sum"] = Scratch(shares * grads.input.numel(), wide)
+                finish = finish._replace(input_parts=shares)
+        elif deterministic:
+            scatter, zeroed = "fixed", True
+            limbs = 2 if wide == torch.float64 else 1
+            inputs = operands.input.shape[0]
+            scratch["grad_input_sum"] = Scratch(inputs + limbs * grads.input.numel(), torch.int64, zeroed=True)
+            finish = finish._replace(input_parts=1, fixed=True)
+            steps.append(_peak(operands, grad_output, wide))
+        elif grads.input.dtype == wide:
+            scatter, zeroed = "atomic", True
+        else:
+            # Half precision is summed in float32 and rounded once.
+            scatter = "atomic"
+            scratch["grad_input_sum"] = Scratch(grads.input.numel(), wide, zeroed=True)
+            finish = finish._replace(input_parts=1)
+
+    if scatter != "none" or any(grad is not None for grad in grads[1:]):
+        fixed = scatter == "fixed"
+        numbers = 0 if operands.theta is None else operands.theta.shape[1]
+        cut = _cut(operands, warp, 0 if grads.theta is None else numbers, splittable=grads.flow is None, fixed=fixed)
+        if grads.theta is not None and (cut.parts * cut.splits > 1 or grads.theta.dtype != wide):
+            scratch["grad_theta_parts"] = Scratch(operands.warps * cut.parts * cut.splits * numbers, wide)
+            finish = finish._replace(theta_parts=cut.parts * cut.splits)
+        if grads.fill is not None:
+            scratch["grad_fill_parts"] = Scratch(cut.groups * cut.parts * operands.input.shape[1], wide)
+            finish = finish._replace(fill_parts=cut.groups * cut.parts)
+        steps.append(_backward(operands, grad_output, grads, warp, cut, scatter, scratch))
+    steps += _finish(operands, grads, warp, wide, finish)
+    return Plan(tuple(steps), scratch, zeroed, listed)
+
+
+def gathers(operands: Layouts, warp: Warp) -> bool:
+    """Whether the input's gradient can be gathered: by a map that has an inverse, where nothing is padded."""
+    import tstn_kernels
+
+    return warp.kernel in tstn_kernels.MATRICES and warp.padding_mode == "zeros" and operands.flow is None
+
+
+def _gather(
+    operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Warp, wide: torch.dtype
+) -> tuple[Step, int]:
+    """The launch that gathers the input's gradient, in how many shares of the thetas."""
+    import tstn_kernels
+
+    batch, channels, height, width = operands.input.shape
+    channels_last = operands.input.channels_last
+    config = _configs.INTERPRETER
+    if not INTERPRETED:
+        config = _configs.choose(
+            channels_last, channels, operands.input.dtype.itemsize, warp.kernel, warp.mode == "bicubic"
+        )
+    down, across = -(-height // config.tile_h), -(-width // config.tile_w)
+    run = _configs.channels_per_program(config, batch * down * across, channels)
+    splits = -(-channels // run)
+    programs = batch * down * across * splits
+    shares = _configs.shares_per_input(programs, -(-operands.warps // batch))
+    share_stride = 0 if shares == 1 else grad_input.numel()
+    assert operands.theta is not None
+    constexprs = dict(zip(("MATRIX", "POINT", "PREIMAGE"), tstn_kernels.MATRICES[warp.kernel], strict=True))
+    constexprs |= {
+        "MODE": warp.mode,
+        "ALIGN_CORNERS": warp.align_corners,
+        "INDEXED": operands.input_index is not None,
+        **_tile_constexprs(config, operands, (grad_input, grad_output)),
+    }
+    step = _step(
+        "gather_backward_kernel",
+        programs * shares,
+        ("grad_input" if shares == 1 else "grad_input_sum", "grad_output", "theta", "order", "starts"),
+        (
+            share_stride,
+            *grad_input.stride,
+            *grad_output.stride,
+            *operands.theta.stride,
+            _views(operands),
+            channels,
+            height,
+            width,
+            *warp.size,
+            run,
+            *_scales(operands, warp),
+            *divisor(shares),
+            *divisor(across),
+            *divisor(down * across),
+            *divisor(splits),
+        ),
+        constexprs,
+        config,
+    )
+    return step, shares
+
+
+def _backward(
+    operands: Layouts,
+    grad_output: Layout,
+    grads: Gradients,
+    warp: Warp,
+    cut: _Cut,
+    scatter: str,
+    scratch: Mapping[str, Any],
+) -> Step:
+    """The launch that goes through the output's gradient."""
+    numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    strides, sizes = _arguments(operands, warp)
+    # What the kernel adds to, by input pixel.
+    into = grads.input if scatter != "none" else None
+    addressed = tuple(t for t in (into, grad_output, grads.flow) if t is not None)
+    constexprs = _constexprs(cut, operands, warp, addressed)
+    constexprs["MAP"], constexprs["MAP_VJP"] = _maps(warp)
+    constexprs["INPUT_GRAD"] = scatter
+    constexprs["THETA_GRAD"] = grads.theta is not None
+    constexprs["FLOW_GRAD"] = grads.flow is not None
+    constexprs["FILL_GRAD"] = grads.fill is not None
+    constexprs["LOOPED"] = cut.parts < cut.tiles
+    atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch
+    roles = (
+        "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "",
+        "grad_input_sum",
+        "grad_theta_parts" if "grad_theta_parts" in scratch else "grad_theta",
+        "grad_flow",
+        "grad_fill_parts",
+        "grad_output",
+        *OPERANDS,
+    )
+    return _step(
+        "sample_backward_kernel",
+        cut.groups * cut.parts * cut.splits,
+        roles,
+        (
+            *((0, 0, 0, 0) if into is None else into.stride),
+            cut.parts * cut.splits * numbers,
+            numbers,
+            *((0, 0, 0, 0) if grads.flow is None else grads.flow.stride),
+            *grad_output.stride,
+            *strides,
+            *sizes,
+            -(-cut.tiles // cut.parts),
+            cut.run_of_channels,
+            warp.fill_value,
+            0 if into is None else into.numel(),
+            _count_bits(operands, warp),
+            *_scales(operands, warp),
+            *divisor(_views(operands)),
+            *divisor(cut.across),
+            *divisor(cut.parts),
+            *divisor(cut.splits),
+        ),
+        constexprs,
+        cut.config,
+    )
+
+
+class _Finish(NamedTuple):
+    """How many parts are left to be summed, of each gradient; 0 where it is finished already."""
+
+    theta_parts: int = 0
+    fill_parts: int = 0
+    input_parts: int = 0
+    fixed: bool = False
+
+
+def _finish(operands: Layouts, grads: Gradients, warp: Warp, wide: torch.dtype, finish: _Finish) -> list[Step]:
+    """The launch that sums parts and rounds, if anything is left to do."""
+    import triton.language as tl
+
+    batch, channels = operands.input.shape[:2]
+    numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    theta_blocks = -(-numbers // FINISH["BLOCK_P"])
+    theta_programs = operands.warps * theta_blocks if finish.theta_parts else 0
+    columns = 64 if INTERPRETED else FINISH["BLOCK_C"]
+    fill_programs = -(-channels // columns) if finish.fill_parts else 0
+    block = 2**20 if INTERPRETED else FINISH["BLOCK"]
+    numel = grads.input.numel() if grads.input is not None and finish.input_parts else 0
+    programs = theta_programs + fill_programs + -(-numel // block)
+    if not programs:
+        return []
+    roles = ("grad_input", "grad_input_sum", "grad_theta", "grad_theta_parts", "grad_fill", "grad_fill_parts")
+    sizes = (
+        theta_programs,
+        theta_blocks,
+        fill_programs,
+        finish.theta_parts,
+        finish.fill_parts,
+        finish.input_parts,
+        numel,
+        batch,
+        numbers,
+        channels,
+        _count_bits(operands, warp),
+    )
+    constexprs = {
+        "FIXED": finish.fixed,
+        "DTYPE": tl.float64 if wide == torch.float64 else tl.float32,
+        "BLOCK": block,
+        "BLOCK_PARTS": FINISH["BLOCK_PARTS"],
+        "BLOCK_P": FINISH["BLOCK_P"],
+        "BLOCK_C": columns,
+    }
+    return [_step("finish_backward_kernel", programs, roles, sizes, constexprs)]
+
+
+def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
+    """The largest finite |grad_output| of each input, from which sums in fixed point take their scale."""
+    import triton.language as tl
+
+    batch = operands.input.shape[0]
+    block = 2**20 if INTERPRETED else FINISH["BLOCK"]
+    blocks = -(-math.prod(grad_output.shape[1:]) // block)
+    return _step(
+        "peak_kernel",
+        operands.warps * blocks,
+        ("grad_input_sum", "grad_output", "input_index"),
+        (
+            *grad_output.stride,
+            batch,
+            operands.warps,
+            *grad_output.shape[1:],
+            *divisor(_views(operands)),
+            *divisor(blocks),
+        ),
+        {
+            "INDEXED": operands.input_index is not None,
+            "DTYPE": tl.float64 if wide == torch.float64 else tl.float32,
+            "BLOCK": block,
+        },
+    )
+
+
+def _views(operands: Layouts) -> int:
+    """How many thetas each input has, unless an index says otherwise."""
+    return max(operands.warps // max(operands.input.shape[0], 1), 1)
+
+
+def divisor(d: int) -> tuple[int, int, int]:
+    """d, and by what to multiply and shift instead of dividing by it; see ``divided`` in the kernels' coords.
+
+    With l = ceil(log2 d) the multiplier m = ceil(2^(31 + l) / d) has 32 bits, and n m / 2^(31 + l) is too large by less
+    than 1 / d for n < 2^31.
+    """
+    shift = (d - 1).bit_length()
+    multiplier = -(-(2 ** (31 + shift)) // d)
+    # As a signed number, so that every one has the same type to Triton.
+    return d, multiplier - 2**32 if multiplier >= 2**31 else multiplier, shift
+
+
+def _scales(operands: Layouts, warp: Warp) -> tuple[float, ...]:
+    """The frame of ``target_frame``, in float64; the kernels see float32, or compute it themselves."""
+    height, width = (half_extent(n, warp.align_corners) for n in operands.input.shape[2:])
+    height_out, width_out = (half_extent_out(n, warp.align_corners) for n in warp.size)
+    return (
+        width / width_out,
+        width / height_out,
+        height / width_out,
+        height / height_out,
+        width,
+        height,
+        1 / width_out,
+        1 / height_out,
+    )
+
+
+def _count_bits(operands: Layouts, warp: Warp) -> int:
+    """Bits for the number of terms that a pixel of the input's gradient may have, with room for bicubic weights."""
+    per_input = operands.warps if operands.input_index is not None else -(-operands.warps // operands.input.shape[0])
+    return (4 * per_input * warp.size[0] * warp.size[1]).bit_length()
+
+
+def _step(
+    kernel: str,
+    programs: int,
+    roles: tuple[str, ...],
+    numbers: tuple[int | float, ...],
+    constexprs: Mapping[str, Any],
+    config: _configs.Config = _configs.FLAT,
+) -> Step:
+    if programs > INT32_MAX:
+        raise ValueError(f"input, theta and size need {programs} programs; at most {INT32_MAX} can run")
+    return Step(kernel, programs, roles, numbers, constexprs, config, {})
+
+
+class _Cut(NamedTuple):
+    """How a call is cut into programs: groups of samples x tiles, or parts of the tiles, x runs of channels."""
+
+    config: _configs.Config
+    groups: int
+    # Side by side, and in all.
+    across: int
+    tiles: int
+    parts: int
+    splits: int
+    run_of_channels: int
+
+
+def _cut(operands: Layouts, warp: Warp, parts_of: int = 0, splittable: bool = True, fixed: bool = False) -> _Cut:
+    """``parts_of`` is how many numbers each part leaves behind for each sample."""
+    thetas, channels = operands.warps, operands.input.shape[1]
+    if INTERPRETED:
+        config = _configs.INTERPRETER
+        if warp.kernel == "thin_plate_spline":
+            config = dataclasses.replace(config, samples=2)
+    else:
+        heavy = fixed or warp.mode == "bicubic"
+        itemsize = operands.input.dtype.itemsize
+        config = _configs.choose(operands.input.channels_last, channels, itemsize, warp.kernel, heavy)
+    height, width = warp.size
+    groups = -(-thetas // config.samples)
+    across = -(-width // config.tile_w)
+    tiles = -(-height // config.tile_h) * across
+    parts = _configs.parts_per_sample(tiles, thetas, parts_of)
+    run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
+    return _Cut(config, groups, across, tiles, parts, -(-channels // run), run)
+
+
+def _arguments(operands: Layouts, warp: Warp) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What both sampling kernels read: strides and sizes, in their order."""
+    input, theta, flow, fill, _, constants = operands
+    batch, channels, height, width = input.shape
+    strides = (
+        *input.stride,
+        *((0, 0) if theta is None else theta.stride),
+        *((0, 0, 0, 0) if flow is None else flow.stride),
+        0 if fill is None else fill.stride[0],
+    )
+    count = 0 if constants is None else constants.shape[0]
+    return strides, (batch, operands.warps, channels, height, width, *warp.size, count)
+
+
+def _constexprs(cut: _Cut, operands: Layouts, warp: Warp, addressed: tuple[Layout, ...]) -> dict[str, Any]:
+    """Those that both sampling kernels have."""
+    _, _, flow, fill, input_index, _ = operands
+    return {
+        "SAMPLES": cut.config.samples,
+        "FLOW": flow is not None,
+        "MODE": warp.mode,
+        "PADDING": warp.padding_mode,
+        "FILL": "channel" if fill is not None else "scalar" if warp.fill_value != 0 else "none",
+        "ALIGN_CORNERS": warp.align_corners,
+        "INDEXED": input_index is not None,
+        **_tile_constexprs(cut.config, operands, (operands.input, *addressed, *(() if flow is None else (flow,)))),
+    }
+
+
+def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tuple[Layout, ...]) -> dict[str, Any]:
+    """How tiles lie, in which dtype values are computed and of which width offsets are."""
+    import triton.language as tl
+
+    return {
+        "CHANNELS_LAST": operands.input.channels_last,
+        "PART_BLOCKS": operands.input.shape[1] % config.block_c != 0,
+        "DTYPE": tl.float64 if operands.input.dtype == torch.float64 else tl.float32,
+        "OFFSET": tl.int32 if max(map(_reach, addressed)) <= INT32_MAX else tl.int64,
+        "TILE_H": config.tile_h,
+        "TILE_W": config.tile_w,
+        "BLOCK_C": config.block_c,
+    }
+
+
+def _maps(warp: Warp) -> tuple[Any, Any]:
+    """The coordinate map and its vector-Jacobian product."""
+    import tstn_kernels
+
+    if warp.kernel in tstn_kernels.MAPS:
+        return tstn_kernels.MAPS[warp.kernel]
+    from tstn import custom
+
+    return custom.kernel_maps(warp.kernel)
+
+
+def _reach(tensor: Layout) -> int:
+    """The largest offset within one sample, with a pixel to spare on each side."""
+    return sum((size + 2) * stride for size, stride in zip(tensor.shape[1:], tensor.stride[1:], strict=True))
