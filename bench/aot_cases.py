@@ -241,9 +241,10 @@ def launches(case: Case) -> list[_launch.Launch]:
     torch.use_deterministic_algorithms(case.deterministic)
     try:
         with mock.patch.object(_launch.Launch, "run", record):
-            output = _launch.forward(operands, warp)
+            call = _launch.call_of(operands, warp)
+            output = _launch.forward(*call)
             if case.gradients:
-                _launch.backward(output, operands, warp, needed)
+                _launch.backward(output, *call, needed)
     finally:
         torch.use_deterministic_algorithms(before)
     return recorded

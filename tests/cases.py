@@ -207,8 +207,7 @@ def tiles(case: Case) -> Iterator[None]:
 
 
 def _forget_plans() -> None:
-    _plan.forward.cache_clear()
-    _plan.backward.cache_clear()
+    _plan.call.cache_clear()
 
 
 @contextmanager

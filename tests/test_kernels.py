@@ -99,8 +99,9 @@ def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeyp
 
 def step_of(output: torch.Tensor, operands: Operands, warp: Warp) -> _plan.Step:
     """The one launch of a forward pass."""
-    (step,) = _plan.forward(_plan.Layouts.of(operands), _plan.layout(output), warp).steps
-    return step
+    call, _ = _launch.call_of(operands, warp)
+    assert (call.operands.warps, *call.warp.size) == (output.shape[0], *output.shape[2:])
+    return call.forward
 
 
 def guarded(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,7 +137,8 @@ def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, la
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     y, y_buffer = guarded(torch.full((2, 5, 6, 9), float("nan"), device=device).contiguous(memory_format=memory_format))
     with cases.tiles(case):
-        _launch.fill_output(y, operands, warp)
+        call = _launch.call_of(operands, warp)
+        _launch.fill_output(y, *call)
         assert intact(y_buffer)
         assert torch.isfinite(y).all()
 
@@ -149,7 +151,7 @@ def test_no_access_out_of_bounds(kernel_place, transform, mode, padding_mode, la
         if fill is None:
             grad_fill = None
         thetas = (None, grad_theta) if dense else (grad_theta, None)
-        _launch.fill_gradients((grad_x, *thetas, grad_fill), grad, operands, warp)
+        _launch.fill_gradients((grad_x, *thetas, grad_fill), grad, *call)
     for buffer, result in (
         (grad_x_buffer, grad_x),
         (grad_theta_buffer, grad_theta),
@@ -166,11 +168,12 @@ def test_bad_index_reads_nothing(kernel_place, bad):
     theta = torch.eye(2, 3, device=kernel_place.device).repeat(3, 1, 1).flatten(1)
     index = torch.tensor([1, bad, 0], device=kernel_place.device)
     operands, warp = Operands(x, theta, None, None, index, None), Warp("affine", (4, 5))
-    y = _launch.forward(operands, warp)
+    call = _launch.call_of(operands, warp)
+    y = _launch.forward(*call)
     assert torch.equal(y[[0, 2]], x[[1, 0]])
     assert y[1].isnan().all()
     needed = Needed(input=True, theta=True, flow=False, fill=False)
-    grad_x, grad_theta, *_ = _launch.backward(torch.ones_like(y), operands, warp, needed)
+    grad_x, grad_theta, *_ = _launch.backward(torch.ones_like(y), *call, needed)
     assert torch.isfinite(grad_x).all()
     assert (grad_theta[1] == 0).all()
 
@@ -198,7 +201,7 @@ def test_too_many_programs_is_an_error(kernel_place):
     operands = Operands(torch.empty(1, 1, 4, 4, device="meta"), theta, None, None, None, None)
     output = torch.empty(1, 1, 2, 2, device="meta").expand(2**31, 1, 2, 2)
     with pytest.raises(ValueError, match="2147483648 programs"):
-        _launch.fill_output(output, operands, Warp("affine", (2, 2)))
+        _launch.fill_output(output, *_launch.call_of(operands, Warp("affine", (2, 2))))
 
 
 def test_configurations_cover_all_channels():

@@ -34,8 +34,9 @@ warp = Warp(transform, (20, 20))
 theta = None if transform == "grid" else torch.rand(2, tstn.transforms.NAMED[transform].num_parameters)
 flow = torch.rand(2, 20, 20, 2) if transform == "grid" else None
 operands = Operands(x, theta, flow, torch.rand(64), torch.tensor([1, 0]), None)
-y = _launch.forward(operands, warp)
-_launch.backward(y, operands, warp, Needed(True, theta is not None, flow is not None, True))
+call = _launch.call_of(operands, warp)
+y = _launch.forward(*call)
+_launch.backward(y, *call, Needed(True, theta is not None, flow is not None, True))
 """
 
 

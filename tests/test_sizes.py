@@ -6,7 +6,7 @@ import torch
 from cases import Case
 
 import tstn
-from tstn import _plan
+from tstn import _launch, _plan
 from tstn._warp import Operands, Warp
 
 FAR = 2**31 + 16
@@ -80,8 +80,7 @@ def test_flow_strides_beyond_32_bits(kernel_place, dim):
 def step_of(output: torch.Tensor, operands: Operands, kernel: str) -> _plan.Step:
     """The one launch of a forward pass."""
     warp = Warp(kernel, (output.shape[2], output.shape[3]))
-    (step,) = _plan.forward(_plan.Layouts.of(operands), _plan.layout(output), warp).steps
-    return step
+    return _launch.call_of(operands, warp)[0].forward
 
 
 def test_offsets_are_64_bits_wide_where_one_sample_needs_them(kernel_place):

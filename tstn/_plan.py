@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tstn import _configs
 from tstn._backend import INTERPRETED
-from tstn._warp import Operands, Warp, is_channels_last
+from tstn._warp import Needed, Operands, Warp, is_channels_last
 from tstn.transforms import half_extent, half_extent_out
 
 INT32_MAX = 2**31 - 1
@@ -69,47 +70,82 @@ class Layouts(NamedTuple):
         return theta.shape[0]
 
 
+# What a tensor is to a call; a launch names its tensors by these, and the first has none.
+ROLES = (
+    *("none", "input", "theta", "flow", "fill", "input_index", "constants", "output", "grad_output"),
+    *("grad_input", "grad_theta", "grad_flow", "grad_fill"),
+    *("grad_input_sum", "grad_theta_parts", "grad_fill_parts", "order", "starts"),
+)
+OPERANDS = ROLES[1:7]
+
+
 class Step(NamedTuple):
-    """One launch but for its tensors: the roles that these play, then numbers and constexprs, in the kernel's order."""
+    """One launch but for its tensors: how to pick them, then numbers and constexprs, in the kernel's order."""
 
     kernel: str
     programs: int
-    # A role that no enabled branch of the kernel follows may have no tensor.
-    roles: tuple[str, ...]
+    # From tensors in the order of ROLES. A role that no enabled branch of the kernel follows may have any.
+    pick: Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
     numbers: tuple[int | float, ...]
     constexprs: Mapping[str, Any]
     config: _configs.Config
-    # What was compiled of it, by device and alignment of the tensors.
-    compiled: dict[Any, Any]
+    # How to launch what was compiled of it, by device and alignment of the tensors.
+    ready: dict[Any, Any]
 
 
 class Scratch(NamedTuple):
-    """Memory that a plan needs beside operands and results."""
+    """Memory that a backward pass needs beside operands and results."""
 
+    role: int
     numel: int
     dtype: torch.dtype
     zeroed: bool = False
 
 
-class Plan(NamedTuple):
-    """The launches in order, and what they need beforehand."""
+class Backward(NamedTuple):
+    """The launches of a backward pass in order, and what they need beforehand."""
 
     steps: tuple[Step, ...]
-    # By role.
-    scratch: Mapping[str, Scratch] = {}
+    scratch: tuple[Scratch, ...]
     # Whether the input's gradient has to start as zeros.
-    zeroed: bool = False
+    zeroed: bool
     # Whether the thetas have to be listed by the input that they read.
-    listed: bool = False
+    listed: bool
 
 
-OPERANDS = ("input", "theta", "flow", "fill", "input_index", "constants")
+Strides = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""Of the output's gradient and of the flow's; those of the other gradients follow from the operands."""
 
 
-@lru_cache(maxsize=PLANS)
-def forward(operands: Layouts, output: Layout, warp: Warp) -> Plan:
-    """The launch that fills the output."""
+class Call:
+    """What is planned for all calls with the same layouts and options."""
+
+    def __init__(self, operands: Layouts, warp: Warp):
+        self.operands = operands
+        self.warp = warp
+        self._backward: dict[Any, Backward] = {}
+
+    @cached_property
+    def forward(self) -> Step:
+        """The launch that fills the output."""
+        return _forward(self.operands, self.warp)
+
+    def backward(self, strides: Strides, needed: Needed, deterministic: bool) -> Backward:
+        """The launches that fill the gradients: at most three, or four when sums have to be in fixed point."""
+        key = (strides, needed, deterministic)
+        plan = self._backward.get(key)
+        if plan is None:
+            plan = self._backward[key] = _backward(self.operands, strides, needed, self.warp, deterministic)
+        return plan
+
+
+call = lru_cache(maxsize=PLANS)(Call)
+
+
+def _forward(operands: Layouts, warp: Warp) -> Step:
     cut = _cut(operands, warp)
+    input = operands.input
+    output = _dense(input._replace(shape=(operands.warps, input.shape[1], *warp.size)), input.channels_last)
     strides, sizes = _arguments(operands, warp)
     constexprs = _constexprs(cut, operands, warp, (output,))
     constexprs["MAP"] = _maps(warp)[0]
@@ -126,7 +162,7 @@ def forward(operands: Layouts, output: Layout, warp: Warp) -> Plan:
         *divisor(cut.splits),
     )
     programs = cut.groups * cut.tiles * cut.splits
-    return Plan((_step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, cut.config),))
+    return _step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, cut.config)
 
 
 class Gradients(NamedTuple):
@@ -138,55 +174,74 @@ class Gradients(NamedTuple):
     fill: Layout | None
 
 
-@lru_cache(maxsize=PLANS)
-def backward(operands: Layouts, grad_output: Layout, grads: Gradients, warp: Warp, deterministic: bool) -> Plan:
-    """The launches that fill the gradients, in at most three launches, or four when sums have to be in fixed point."""
+def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, deterministic: bool) -> Backward:
     steps: list[Step] = []
     scratch: dict[str, Scratch] = {}
-    wide = torch.float64 if operands.input.dtype == torch.float64 else torch.float32
-    if warp.mode == "nearest":
-        # No slope, nothing to launch for.
-        grads = grads._replace(theta=None, flow=None)
+
+    def need(role: str, numel: int, dtype: torch.dtype, zeroed: bool = False) -> None:
+        scratch[role] = Scratch(ROLES.index(role), numel, dtype, zeroed)
+
+    input = operands.input
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    grad_output = Layout(input.dtype, (operands.warps, input.shape[1], *warp.size), strides[0])
+    sloped = warp.mode != "nearest"
+    grads = Gradients(
+        _dense(input, input.channels_last) if needed.input else None,
+        operands.theta if needed.theta and sloped else None,
+        operands.flow._replace(stride=strides[1]) if operands.flow and strides[1] and sloped else None,
+        operands.fill if needed.fill else None,
+    )
 
     scatter = "none"
     finish = _Finish()
     zeroed = listed = False
     if grads.input is not None:
         if gathers(operands, warp):
-            step, shares = _gather(operands, grad_output, grads.input, warp, wide)
+            step, shares = _gather(operands, grad_output, grads.input, warp)
             steps.append(step)
             listed = operands.input_index is not None
             if shares > 1:
-                scratch["grad_input_sum"] = Scratch(shares * grads.input.numel(), wide)
+                need("grad_input_sum", shares * input.numel(), wide)
                 finish = finish._replace(input_parts=shares)
         elif deterministic:
             scatter, zeroed = "fixed", True
             limbs = 2 if wide == torch.float64 else 1
-            inputs = operands.input.shape[0]
-            scratch["grad_input_sum"] = Scratch(inputs + limbs * grads.input.numel(), torch.int64, zeroed=True)
+            need("grad_input_sum", input.shape[0] + limbs * input.numel(), torch.int64, zeroed=True)
             finish = finish._replace(input_parts=1, fixed=True)
             steps.append(_peak(operands, grad_output, wide))
-        elif grads.input.dtype == wide:
+        elif input.dtype == wide:
             scatter, zeroed = "atomic", True
         else:
             # Half precision is summed in float32 and rounded once.
             scatter = "atomic"
-            scratch["grad_input_sum"] = Scratch(grads.input.numel(), wide, zeroed=True)
+            need("grad_input_sum", input.numel(), wide, zeroed=True)
             finish = finish._replace(input_parts=1)
 
     if scatter != "none" or any(grad is not None for grad in grads[1:]):
         fixed = scatter == "fixed"
-        numbers = 0 if operands.theta is None else operands.theta.shape[1]
+        numbers = _numbers(operands)
         cut = _cut(operands, warp, 0 if grads.theta is None else numbers, splittable=grads.flow is None, fixed=fixed)
         if grads.theta is not None and (cut.parts * cut.splits > 1 or grads.theta.dtype != wide):
-            scratch["grad_theta_parts"] = Scratch(operands.warps * cut.parts * cut.splits * numbers, wide)
+            need("grad_theta_parts", operands.warps * cut.parts * cut.splits * numbers, wide)
             finish = finish._replace(theta_parts=cut.parts * cut.splits)
         if grads.fill is not None:
-            scratch["grad_fill_parts"] = Scratch(cut.groups * cut.parts * operands.input.shape[1], wide)
+            need("grad_fill_parts", cut.groups * cut.parts * input.shape[1], wide)
             finish = finish._replace(fill_parts=cut.groups * cut.parts)
-        steps.append(_backward(operands, grad_output, grads, warp, cut, scatter, scratch))
+        steps.append(_scatter(operands, grad_output, grads, warp, cut, scatter, scratch))
     steps += _finish(operands, grads, warp, wide, finish)
-    return Plan(tuple(steps), scratch, zeroed, listed)
+    return Backward(tuple(steps), tuple(scratch.values()), zeroed, listed)
+
+
+def _dense(layout: Layout, channels_last: bool) -> Layout:
+    """Without gaps, in one of the two memory formats."""
+    _, c, h, w = (max(size, 1) for size in layout.shape)
+    stride = (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+    return layout._replace(stride=stride)
+
+
+def _numbers(operands: Layouts) -> int:
+    """P."""
+    return 0 if operands.theta is None else math.prod(operands.theta.shape[1:])
 
 
 def gathers(operands: Layouts, warp: Warp) -> bool:
@@ -196,9 +251,7 @@ def gathers(operands: Layouts, warp: Warp) -> bool:
     return warp.kernel in tstn_kernels.MATRICES and warp.padding_mode == "zeros" and operands.flow is None
 
 
-def _gather(
-    operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Warp, wide: torch.dtype
-) -> tuple[Step, int]:
+def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Warp) -> tuple[Step, int]:
     """The launch that gathers the input's gradient, in how many shares of the thetas."""
     import tstn_kernels
 
@@ -231,7 +284,7 @@ def _gather(
             share_stride,
             *grad_input.stride,
             *grad_output.stride,
-            *operands.theta.stride,
+            *_theta_strides(operands),
             _views(operands),
             channels,
             height,
@@ -250,7 +303,7 @@ def _gather(
     return step, shares
 
 
-def _backward(
+def _scatter(
     operands: Layouts,
     grad_output: Layout,
     grads: Gradients,
@@ -260,7 +313,7 @@ def _backward(
     scratch: Mapping[str, Any],
 ) -> Step:
     """The launch that goes through the output's gradient."""
-    numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    numbers = _numbers(operands)
     strides, sizes = _arguments(operands, warp)
     # What the kernel adds to, by input pixel.
     into = grads.input if scatter != "none" else None
@@ -274,7 +327,7 @@ def _backward(
     constexprs["LOOPED"] = cut.parts < cut.tiles
     atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch
     roles = (
-        "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "",
+        "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "none",
         "grad_input_sum",
         "grad_theta_parts" if "grad_theta_parts" in scratch else "grad_theta",
         "grad_flow",
@@ -324,7 +377,7 @@ def _finish(operands: Layouts, grads: Gradients, warp: Warp, wide: torch.dtype, 
     import triton.language as tl
 
     batch, channels = operands.input.shape[:2]
-    numbers = 0 if operands.theta is None else operands.theta.shape[1]
+    numbers = _numbers(operands)
     theta_blocks = -(-numbers // FINISH["BLOCK_P"])
     theta_programs = operands.warps * theta_blocks if finish.theta_parts else 0
     columns = 64 if INTERPRETED else FINISH["BLOCK_C"]
@@ -386,6 +439,11 @@ def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
     )
 
 
+def _theta_strides(operands: Layouts) -> tuple[int, int]:
+    """Between samples and between the numbers of one, which lie evenly."""
+    return (0, 0) if operands.theta is None else (operands.theta.stride[0], operands.theta.stride[-1])
+
+
 def _views(operands: Layouts) -> int:
     """How many thetas each input has, unless an index says otherwise."""
     return max(operands.warps // max(operands.input.shape[0], 1), 1)
@@ -435,7 +493,7 @@ def _step(
 ) -> Step:
     if programs > INT32_MAX:
         raise ValueError(f"input, theta and size need {programs} programs; at most {INT32_MAX} can run")
-    return Step(kernel, programs, roles, numbers, constexprs, config, {})
+    return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, {})
 
 
 class _Cut(NamedTuple):
@@ -473,11 +531,11 @@ def _cut(operands: Layouts, warp: Warp, parts_of: int = 0, splittable: bool = Tr
 
 def _arguments(operands: Layouts, warp: Warp) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What both sampling kernels read: strides and sizes, in their order."""
-    input, theta, flow, fill, _, constants = operands
+    input, _, flow, fill, _, constants = operands
     batch, channels, height, width = input.shape
     strides = (
         *input.stride,
-        *((0, 0) if theta is None else theta.stride),
+        *_theta_strides(operands),
         *((0, 0, 0, 0) if flow is None else flow.stride),
         0 if fill is None else fill.stride[0],
     )

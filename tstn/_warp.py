@@ -14,7 +14,7 @@ class Operands(NamedTuple):
 
     # (N, C, H, W).
     input: Tensor
-    # (M, P), or None where a flow says it all; M is a multiple of N unless indexed.
+    # (M, *P), or None where a flow says it all; M is a multiple of N unless indexed.
     theta: Tensor | None
     # (M, H_out, W_out, 2), normalised, added to the coordinates that theta gives.
     flow: Tensor | None

@@ -82,6 +82,9 @@ def spatial_transform(
         numbers, flow = None, theta
     else:
         numbers = transform.pack(theta, torch.float64 if input.dtype == torch.float64 else torch.float32)
+        if numbers.dim() > 2 and not numbers.is_contiguous():
+            # The kernels take one stride between the numbers of a theta.
+            numbers = numbers.flatten(1)
     fill = fill_value if isinstance(fill_value, Tensor) else None
     constant = 0.0 if fill_value is None or fill is not None else float(fill_value)
     operands = Operands(input, numbers, flow, fill, input_index, transform.constants(input.device))

@@ -20,7 +20,10 @@ from tstn.transforms import Transform
 
 
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> Tensor:
-    """Warp input (N, C, H, W) by theta (M, P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out)."""
+    """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out).
+
+    The numbers of one theta lie evenly in memory.
+    """
     if _is_transformed():
         return reference.spatial_transform(operands, transform, warp, every_derivative=True)
     if backend_for(operands.input) == "torch":
@@ -28,8 +31,8 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
     if torch.compiler.is_compiling() or not _is_plain(operands):
         return _forward_op(*operands, *_flatten(warp))
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands[:4]):
-        return _SpatialTransform.apply(*operands, transform, warp)
-    return _launch.forward(operands, warp)
+        return _SpatialTransform.apply(*operands[:4], operands, transform, warp)
+    return _launch.forward(*_launch.call_of(operands, warp))
 
 
 def _is_transformed() -> bool:
@@ -45,22 +48,24 @@ def _is_plain(operands: Operands) -> bool:
 class _SpatialTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, transform, warp = arguments
-        operands = Operands(*tensors)
-        ctx.save_for_backward(*operands)
-        ctx.transform, ctx.warp = transform, warp
-        return _launch.forward(operands, warp)
+        # PyTorch wants to see what may need a gradient; the rest comes with the operands.
+        operands, transform, warp = arguments[4:]
+        ctx.call, operands = _launch.call_of(operands, warp)
+        ctx.save_for_backward(*arguments[:4])
+        ctx.rest, ctx.transform, ctx.warp = operands[4:], transform, warp
+        return _launch.forward(ctx.call, operands)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         needed = Needed(*ctx.needs_input_grad[:4])
-        operands = Operands(*ctx.saved_tensors)
+        operands = Operands(*ctx.saved_tensors, *ctx.rest)
         # Grad mode is on in a backward pass only under create_graph=True, which wants derivatives of derivatives.
         if torch.is_grad_enabled():
             grads = _differentiable_backward(grad_outputs[0], operands, ctx.transform, ctx.warp, needed)
         else:
-            grads = _launch.backward(grad_outputs[0], operands, ctx.warp, needed)
-        return (*grads, None, None, None, None)
+            operands = _launch.with_precise_fill(operands, ctx.warp)
+            grads = _launch.backward(grad_outputs[0], ctx.call, operands, needed)
+        return (*grads, None, None, None)
 
 
 def _differentiable_backward(
@@ -106,7 +111,8 @@ def _forward_op(
             "torch.ops.tstn.spatial_transform has no forward-mode derivative; call tstn.spatial_transform"
         )
     operands = Operands(input, theta, flow, fill, input_index, constants)
-    return _launch.forward(operands, _unflatten(kernel, height, width, mode, padding_mode, align_corners, fill_value))
+    warp = _unflatten(kernel, height, width, mode, padding_mode, align_corners, fill_value)
+    return _launch.forward(*_launch.call_of(operands, warp))
 
 
 @_forward_op.register_fake
@@ -140,7 +146,7 @@ def _backward_op(
     operands = Operands(input, theta, flow, fill, input_index, constants)
     warp = _unflatten(kernel, height, width, mode, padding_mode, align_corners, fill_value)
     needed = Needed(need_input, need_theta, need_flow, need_fill)
-    grads = _launch.backward(grad_output, operands, warp, needed)
+    grads = _launch.backward(grad_output, *_launch.call_of(operands, warp), needed)
     # An op cannot return None: an unwanted gradient is empty.
     a, b, c, d = (input.new_empty(0) if grad is None else grad for grad in grads)
     return a, b, c, d

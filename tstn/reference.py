@@ -16,7 +16,7 @@ from tstn.transforms import HUGE, Transform, half_extent
 
 
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp, every_derivative: bool = False) -> Tensor:
-    """Warp input (N, C, H, W) by theta (M, P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out).
+    """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out).
 
     ``every_derivative`` asks for PyTorch operators that also have forward-mode derivatives and batching rules, at a
     price in time and memory.
@@ -25,7 +25,7 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp, ever
     height, width = input.shape[2:]
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     flow = None if flow is None else flow.to(dtype)
-    numbers = flow if theta is None else theta.to(dtype)
+    numbers = flow if theta is None else theta.to(dtype).flatten(1)
     assert numbers is not None
     x, y = transform.source_pixels(numbers, warp.size, (height, width), warp.align_corners)
     if flow is not None:

@@ -75,9 +75,10 @@ class Transform(ABC):
     def pack(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
         """The numbers (M, P) that the kernels and the plain path read, from theta (M, *theta_shape).
 
-        Differentiable. ``dtype`` is the one coordinates are computed in, for families that compute here.
+        Differentiable; of any shape that flattens to (M, P). ``dtype`` is the one coordinates are computed in, for
+        families that compute here.
         """
-        return theta.flatten(1)
+        return theta
 
     def constants(self, device: torch.device) -> Tensor | None:
         """What the coordinate map needs beside theta, the same for all samples; None for most families."""
@@ -110,7 +111,7 @@ class Transform(ABC):
         """
         dtype = compute_dtype(theta)
         lead = theta.shape[: theta.dim() - len(self.theta_shape)]
-        numbers = self.pack(theta.reshape(lead.numel(), *self.theta_shape), dtype).to(dtype)
+        numbers = self.pack(theta.reshape(lead.numel(), *self.theta_shape), dtype).to(dtype).flatten(1)
         x, y = self.coordinates(numbers, *normalised_lattice(size, align_corners, numbers))
         shape = (numbers.shape[0], *size)
         return torch.stack((x.expand(shape), y.expand(shape)), dim=-1).reshape(*lead, *size, 2)
