@@ -49,13 +49,15 @@ class Type(NamedTuple):
 
 @dataclass
 class Operation:
-    """One operation: names of values, the text between them, the type of its results or of what it stores."""
+    """One operation: names of values, the text between them, the type of its result or of what it stores."""
 
     name: str
     results: list[str]
     operands: list[str]
     text: str
     type: Type | None
+    # Of its first operand, where that is told beside the result's.
+    source: Type | None
     # Where in the source it comes from, innermost.
     place: tuple[str, int] | None
     regions: list[list[Operation]] = field(default_factory=list)
@@ -101,7 +103,7 @@ def parse(text: str) -> Kernel:
             elif line.startswith("}"):
                 closed = stack.pop()
                 if line.startswith("}) : "):
-                    closed.type = _result_type(line[5:])
+                    closed.source, closed.type = _types(line[5:])
                 block = stack[-1].regions[-1] if stack else body
             else:
                 stack[-1].inner = re.findall(r"(%[\w.$-]+): ", line)
@@ -128,9 +130,11 @@ def _operation(results: str | None, name: str, rest: str, place: tuple[str, int]
         head, _, carried = rest.partition(" iter_args(")
         pairs = re.findall(r"(%[\w.$-]+) = (%[\w.$-]+(?:#\d+)?)", carried.partition(") →")[0])
         inner = [_VALUE.findall(head)[0], *(a for a, _ in pairs)]
-        return Operation(name, names, [*_VALUE.findall(head)[1:], *(b for _, b in pairs)], rest, None, place, [], inner)
+        operands = [*_VALUE.findall(head)[1:], *(b for _, b in pairs)]
+        return Operation(name, names, operands, rest, None, None, place, [], inner)
     text, types = _cut(rest, " : ")
-    return Operation(name, names, _VALUE.findall(text), text, _result_type(types) if types else None, place)
+    source, kind = _types(types)
+    return Operation(name, names, _VALUE.findall(text), text, kind, source, place)
 
 
 def _cut(text: str, separator: str) -> tuple[str, str]:
@@ -143,9 +147,16 @@ def _cut(text: str, separator: str) -> tuple[str, str]:
     return text, ""
 
 
-def _result_type(types: str) -> Type | None:
-    """The type after the arrow, else the first: a pointer's, where it is moved or followed."""
-    one = _cut(re.split(r" → | to ", types)[-1].strip(), ", ")[0]
+def _types(text: str) -> tuple[Type | None, Type | None]:
+    """Of the first operand, and the type after the arrow or else the first: a pointer's, where it is followed."""
+    source, *result = re.split(r" → | to ", text)
+    kind = _type(source)
+    return (kind, _type(result[-1])) if result else (kind, kind)
+
+
+def _type(text: str) -> Type | None:
+    """The first of several types; None if it is none that is known here."""
+    one = _cut(text.strip().strip("()"), ", ")[0]
     tensor = _TENSOR.fullmatch(one)
     shape, element, layout = tensor.groups() if tensor else ("", one, "")
     pointer = _POINTER.fullmatch(element)
@@ -354,7 +365,7 @@ class Interpreter:
         if name == "tt.reduce":
             return self._reduce(operation, operands)
         if name == "tt.split":
-            return [operands[0][..., 0], operands[0][..., 1]]
+            return list(np.moveaxis(_full(operation, operands[0]), -1, 0))
         if name in ACCESSES:
             return self._access(operation, operands)
         return [self._shaped(operation, operands)]
@@ -396,7 +407,7 @@ class Interpreter:
         if name in ("tt.bitcast", "arith.bitcast", "tt.int_to_ptr", "tt.ptr_to_int"):
             return operands[0].view(dtype) if operands[0].dtype.itemsize == dtype.itemsize else operands[0]
         if name == "tt.reshape":
-            return operands[0].reshape(-1, *kind.shape) if operands[0][0].size > 1 else operands[0].reshape(-1, *ones)
+            return _full(operation, operands[0]).reshape(-1, *kind.shape)
         if name == "tt.trans":
             order = [int(axis) + 1 for axis in re.findall(r"\d+", text.partition("array<i32")[2])]
             return operands[0].transpose(0, *order)
@@ -440,7 +451,7 @@ class Interpreter:
         if len(operands) != 1 or len(inner) != 2 or inner[0].name not in REDUCTIONS:
             raise NotImplementedError(f"no rule for this reduction at {operation.place}")
         axis = _attribute(operation.text, "axis") + 1
-        return [REDUCTIONS[inner[0].name].reduce(operands[0], axis)]
+        return [REDUCTIONS[inner[0].name].reduce(_full(operation, operands[0]), axis)]
 
     def _access(self, operation: Operation, operands: list[Array]) -> list[Array]:
         kind = ACCESSES[operation.name]
@@ -457,6 +468,12 @@ class Interpreter:
             return []
         before = self._memory.atomic(operation, operands[0], mask, operands[-1 if kind == "cas" else 1])
         return [before] if operation.results else []
+
+
+def _full(operation: Operation, operand: Array) -> Array:
+    """The first operand with all its elements."""
+    assert operation.source is not None
+    return np.broadcast_to(operand, (len(operand), *operation.source.shape))
 
 
 def _choose(condition: Array | None, a: Array, b: Array) -> Array:
