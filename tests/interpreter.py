@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,19 @@ def _fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
     return type(z)(result, z.dtype.scalar)
 
 
+def _cached_by_name(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of a Triton type, asked once for types of one name."""
+    known: dict[str, Any] = {}
+
+    def of(dtype: Any) -> Any:
+        name = dtype.name
+        if name not in known:
+            known[name] = function(dtype)
+        return known[name]
+
+    return of
+
+
 def speed_up() -> None:
     """Patch ``triton.language`` once per kernel, not again in every device function that a kernel calls.
 
@@ -29,6 +44,11 @@ def speed_up() -> None:
     except ImportError:
         return
     interpreter.InterpreterBuilder.create_fma = _fused  # pyright: ignore[reportAttributeAccessIssue]
+    # Each sum and product of integers is computed again in 64 bits otherwise; tests of sizes look for overflows.
+    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
+    # It makes its table of all dtypes anew at each call.
+    interpreter._get_np_dtype = _cached_by_name(interpreter._get_np_dtype)
     patch = interpreter._patch_lang
     if getattr(patch, "is_fast", False):
         return

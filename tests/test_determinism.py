@@ -248,3 +248,23 @@ def test_second_order_does_not_object(place, transform):
     with cases.determinism(case):
         first = second()
         assert all(same_bits(second(), first) for _ in range(3))
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["views", "indexed"])
+def test_each_input_has_its_own_scale(kernel_place, indexed):
+    """Sums in fixed point: a small gradient keeps its digits beside another input's large one."""
+    torch.manual_seed(2)
+    x = torch.randn(2, 1, 5, 6, device=kernel_place.device, requires_grad=True)
+    theta = (torch.eye(2, 3) + 0.2 * torch.randn(4, 2, 3)).to(kernel_place.device)
+    size = torch.tensor([1e-14, 1e-14, 1e8, 1e8], device=kernel_place.device)[:, None, None, None]
+    index = torch.tensor([1, 1, 0, 0], device=kernel_place.device) if indexed else None
+    y = tstn.spatial_transform(
+        x, theta if indexed else theta.unflatten(0, (2, 2)), padding_mode="border", input_index=index
+    )
+    grad = torch.randn(4, 1, 5, 6, device=kernel_place.device) * size
+    grad = grad.reshape(y.shape)
+    (expected,) = torch.autograd.grad(y, x, grad, retain_graph=True)
+    with cases.determinism(Case(deterministic=True)):
+        (actual,) = torch.autograd.grad(y, x, grad)
+    for n in range(2):
+        torch.testing.assert_close(actual[n], expected[n], rtol=1e-5, atol=float(expected[n].abs().max()) * 1e-6)

@@ -30,11 +30,11 @@ PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # Sixteen taps, sums in fixed point or values of 64 bits: one pixel each.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
 DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
-# channels_last, lanes over channels: a pixel's 64 channels are 8 to 16 lanes with a 16-byte access each. More values
-# per lane than here spill in the backward pass.
+# channels_last, lanes over channels: a pixel's 64 channels are 8 or 16 lanes with a 16-byte access each.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
 CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
-CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64)
+CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8)
+CHANNELS_64_HALF = Config(tile_h=4, tile_w=4, block_c=64)
 # Values of 64 bits take two registers each.
 CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
@@ -79,7 +79,9 @@ def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy
         return HEAVY_CHANNELS_4 if channels <= 4 else HEAVY_CHANNELS_32
     if double:
         return CHANNELS_4_DOUBLE if channels <= 16 else CHANNELS_32_DOUBLE
-    return CHANNELS_4 if channels <= 4 else CHANNELS_8 if channels <= 16 else CHANNELS_64
+    if channels <= 16:
+        return CHANNELS_4 if channels <= 4 else CHANNELS_8
+    return CHANNELS_64_HALF if itemsize == 2 else CHANNELS_64
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:
