@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"exit 1 if a call moves more than {MOST_TRAFFIC}x of its floor and bench/roofline_notes.py does not say why",
+        help=f"exit 1 if a call moves over {MOST_TRAFFIC}x of its floor and bench/roofline_notes.py does not say why",
     )
     options = parser.parse_args(arguments)
     if INTERPRETED:
@@ -128,7 +128,8 @@ def line(row: Prediction, card: Card, measured: float | None) -> str:
         "-" if measured is None else f"{measured * 1e6:.1f}",
     ]
     return " ".join(
-        cell.ljust(size) if i < 2 else cell.rjust(size) for i, (cell, (_, size)) in enumerate(zip(cells, COLUMNS, strict=True))
+        cell.ljust(size) if i < 2 else cell.rjust(size)
+        for i, (cell, (_, size)) in enumerate(zip(cells, COLUMNS, strict=True))
     )
 
 
@@ -142,8 +143,10 @@ def verdict(rows: Sequence[Prediction], check: bool) -> int:
         print(f"* {names}: {text}")
     for row in missing:
         print(f"{row.workload} {row.direction}: {row.ratio:.2f}x of the floor, at most {MOST_TRAFFIC}x, and no note")
-    within = len(rows) - len(over)
-    print(f"{within} of {len(rows)} within {MOST_TRAFFIC}x of the floor, {len(over) - len(missing)} explained, {len(missing)} not")
+    print(
+        f"{len(rows) - len(over)} of {len(rows)} within {MOST_TRAFFIC}x of the floor, "
+        f"{len(over) - len(missing)} explained, {len(missing)} not"
+    )
     return int(check and bool(missing))
 
 
@@ -154,7 +157,7 @@ def measured_document(results: Path, card: Card) -> Document | None:
 
 
 def measured_seconds(document: Document | None) -> dict[tuple[str, str], float]:
-    """tstn's medians by the GPU's clock."""
+    """Medians of tstn by the GPU's clock."""
     figures = [] if document is None else document["figures"]
     return {
         (figure["workload"], figure["direction"]): figure["gpu"]["median_s"]
@@ -168,7 +171,10 @@ def as_document(rows: Sequence[Prediction], card: Card) -> dict[str, Any]:
     return {
         "card": asdict(card),
         "versions": {"tstn": tstn.__version__, "triton": triton.__version__},
-        "rows": [{**asdict(row), "note": note(row.workload, row.direction) if row.ratio > MOST_TRAFFIC else None} for row in rows],
+        "rows": [
+            {**asdict(row), "note": note(row.workload, row.direction) if row.ratio > MOST_TRAFFIC else None}
+            for row in rows
+        ],
     }
 
 

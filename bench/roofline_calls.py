@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tstn
 from bench.workloads import DIRECTIONS, LAYOUTS, Problem
-from tstn import _launch, ops
-from tstn._warp import Operands, Warp
+from tstn import _checks, _launch, ops
 from tstn.transforms import as_transform
 
 # Operators that look at no value of the tensors they are given.
@@ -38,11 +39,16 @@ def steps(problem: Problem, direction: str) -> list[Step]:
     input = torch.empty(problem.input.shape, dtype=workload.dtype, device="meta")
     input = input.contiguous(memory_format=LAYOUTS[workload.layout]).requires_grad_("grad_input" in wanted)
     theta = problem.theta.detach().requires_grad_("grad_theta" in wanted)
-    with _Recorder() as recorder:
+    transform = as_transform(workload.transform)
+
+    def call() -> Tensor:
+        return tstn.spatial_transform(input, theta, transform, workload.size, align_corners=workload.align_corners)
+
+    with Recorder(transform) as recorder:
         # What a transform computes once and keeps is not a call's work.
-        _warp(input, theta, problem)
+        call()
         recorder.steps.clear()
-        output = _warp(input, theta, problem)
+        output = call()
         if "output" not in wanted:
             recorder.steps.clear()
         if leaves := [t for t in (input, theta) if t.requires_grad]:
@@ -50,46 +56,47 @@ def steps(problem: Problem, direction: str) -> list[Step]:
     return recorder.steps
 
 
-def _warp(input: Tensor, theta: Tensor, problem: Problem) -> Tensor:
-    """As :func:`tstn.spatial_transform`, but theta and what the map needs beside it stay where they have values."""
-    workload = problem.workload
-    transform = as_transform(workload.transform)
-    theta = theta.flatten(0, 1) if workload.views > 1 else theta
-    numbers, flow = (None, theta) if transform.is_dense else (transform.pack(theta, torch.float32), None)
-    operands = Operands(input, numbers, flow, None, None, transform.constants(torch.device("cpu")))
-    warp = Warp(transform.kernel, workload.size, align_corners=workload.align_corners)
-    with mock.patch.object(ops, "backend_for", lambda tensor: "triton"):
-        return ops.spatial_transform(operands, transform, warp)
+class Recorder(TorchDispatchMode):
+    """Records tstn's launches instead of making them, and PyTorch's operators beside making them.
 
+    Calls take the kernels' way on every device, and the tensors of one may be on several: those whose values matter to
+    a kernel's addresses on the CPU, the others without memory.
+    """
 
-class _Recorder(TorchDispatchMode):
-    """Records launches instead of making them, and PyTorch's operators beside making them."""
-
-    def __init__(self) -> None:
+    def __init__(self, transform: tstn.Transform) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        self._patch = mock.patch.object(_launch.Launch, "run", self._record())
+        self._patches = contextlib.ExitStack()
+        self._transform = transform
 
-    def __enter__(self) -> _Recorder:
-        self._patch.start()
+    def __enter__(self) -> Recorder:
+        kind, steps = type(self._transform), self.steps
+        constants = self._transform.constants(torch.device("cpu"))
+
+        def run(launch: _launch.Launch, device: torch.device) -> None:
+            steps.append(Step(launch.kernel, launch))
+
+        for patch in (
+            mock.patch.object(_launch.Launch, "run", run),
+            mock.patch.object(ops, "backend_for", return_value="triton"),
+            mock.patch.object(_checks, "require_device"),
+            mock.patch.object(kind, "constants", return_value=constants),
+        ):
+            self._patches.enter_context(patch)
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._patch.stop()
-
-    def _record(self) -> Any:
-        def run(launch: _launch.Launch, device: torch.device) -> None:
-            self.steps.append(Step(launch.kernel, launch))
-
-        return run
+        self._patches.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         given = _tensors(args)
-        changed = [a for a, s in zip(args, func._schema.arguments, strict=False) if s.alias_info and s.alias_info.is_write]
+        changed = [
+            a for a, s in zip(args, func._schema.arguments, strict=False) if s.alias_info and s.alias_info.is_write
+        ]
         fresh = [t for t in _tensors((out,)) if _storage(t) not in map(_storage, given)]
         writes = (*_tensors(changed), *fresh)
         if writes and "empty" not in name:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # What bounds a launch, in the order in which it is printed.
-CEILINGS = ("dram", "l2", "l1", "issue", "fp32", "int", "sfu", "fp64", "atomics")
+CEILINGS: tuple[str, ...] = ("dram", "l2", "l1", "issue", "fp32", "int", "sfu", "fp64", "atomics")
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import triton
+import tstn_kernels
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import ASTSource
 
-from bench.aot_code import SASS_LINE, SASS_WIDTHS
+from bench.aot_code import SASS_LINE, SASS_WIDTHS, specialize
 from bench.roofline_ir import Kernel, parse
+from tstn._launch import Launch
 
 Place = tuple[str, int]
 # Where in the source, and what of ``ACCESSES``.
@@ -109,12 +111,15 @@ class Compiled:
         return counts
 
 
-def compiled(source: ASTSource, options: Mapping[str, Any], target: GPUTarget) -> Compiled:
-    """Compile; the same code once per process."""
-    return _compiled(source.hash(), str(options), target, _Uncompared((source, options)))
+def compiled(launch: Launch, target: GPUTarget) -> tuple[Compiled, list[int]]:
+    """Compile a launch, the same code once per process; the positions of the arguments that the code still has."""
+    source, options = specialize(launch, target)
+    names = getattr(tstn_kernels, launch.kernel).arg_names[: len(launch.arguments)]
+    kept = [i for i, name in enumerate(names) if source.signature[name] != "constexpr"]
+    return _compiled(source.hash(), str(options), target, _Uncompared((source, options))), kept
 
 
-class _Uncompared(tuple):  # noqa: SLOT001
+class _Uncompared(tuple):
     """Rides along with a key."""
 
     def __eq__(self, other: object) -> bool:
@@ -182,7 +187,7 @@ def _times(code: tuple[Instruction, ...], issues: Mapping[Site, float]) -> list[
     """
     static = Counter(site for instruction in code if (site := instruction.site))
     leaders = {instruction.target for instruction in code} | {
-        after.address for before, after in zip(code, code[1:], strict=False) if before.target is not None
+        after.address for before, after in pairwise(code) if before.target is not None
     }
     blocks: list[list[Instruction]] = []
     for instruction in code:

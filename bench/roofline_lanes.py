@@ -89,7 +89,9 @@ def _blocked(layout: str, shape: tuple[int, ...], warps: int) -> NDArray[np.int6
 def _linear(layout: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Each bit of register, lane and warp moves the element by its base, exclusive or."""
     bases = [
-        np.array([[int(n) for n in re.findall(r"\d+", row)] for row in re.findall(r"\[[\d, ]+\]", _field(layout, name))])
+        np.array(
+            [[int(n) for n in re.findall(r"\d+", row)] for row in re.findall(r"\[[\d, ]+\]", _field(layout, name))]
+        )
         for name in ("warp", "register", "lane")
     ]
     tables = []

@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.roofline_code import Compiled, Site
-from bench.roofline_ir import Interpreter
+from bench.roofline_interpreter import Interpreter
 from bench.roofline_watch import LOAD, REGION_BITS, SECTOR, STORE, Space, Stream, Watched
 from tstn._launch import Launch
 
 Array = NDArray[Any]
 
 # Elements of accesses that are simulated for a launch, about, and programs, at least.
-BUDGET = 2**25
+BUDGET = 2**24
 LEAST = 16
 # Elements of one access, and programs, that are computed at a time.
 BATCH = 2**16
 MOST_AT_A_TIME = 256
 # Programs from which is guessed how much work the others are.
 PROBE = 4
+# One program in so many is looked at request by request, where there are many: odd, unlike rows of tiles.
+REQUESTS_EVERY = 7
 # Programs of a run that only fill the caches, at least, where a launch is sampled in several runs.
 WARM = 128
 MOST_RUNS = 8
@@ -35,7 +37,7 @@ class Run(NamedTuple):
 
     start: int
     warm: int
-    count: int
+    counted: int
 
 
 @dataclass
@@ -110,9 +112,7 @@ def past_l1(stream: Stream, capacity: int) -> Stream:
     return Stream(*(column[passed] for column in stream))
 
 
-def past_l2(
-    buffers: dict[int, Buffer], stream: Stream, capacity: int, first_program: int, scale: float = 1.0
-) -> None:
+def past_l2(buffers: dict[int, Buffer], stream: Stream, capacity: int, first_program: int, scale: float = 1.0) -> None:
     """Add what passes a cache of ``capacity`` sectors to the buffers' traffic with DRAM.
 
     Only accesses of ``first_program`` and later ones count. A store needs nothing from DRAM.
@@ -184,26 +184,25 @@ def simulate(
     """
     values = [launch.arguments[i] for i in kept]
     arguments = [space.address(value) if isinstance(value, Tensor) else value for value in values]
-    watched = Watched(compiled, space)
-    interpreter = Interpreter(compiled.kernel, watched, launch.programs)
 
-    def execute(programs: Array) -> Stream:
-        watched.start(len(programs))
-        interpreter.run(programs, arguments)
+    def execute(watched: Watched, programs: Array) -> Stream:
+        watched.start(programs)
+        Interpreter(compiled.kernel, watched, launch.programs).run(programs, arguments)
         stream = past_l1(watched.stream(), l1_bytes // SECTOR)
         return stream._replace(program=programs[stream.program])
 
-    probe = np.unique(np.linspace(0, launch.programs - 1, PROBE).astype(np.int64))
-    execute(probe)
-    sample = runs(launch.programs, unit, max(LEAST, budget * len(probe) // max(watched.elements, 1)))
-    batch = max(1, min(MOST_AT_A_TIME, BATCH * watched.operations // max(watched.elements, 1)))
+    probe, few = Watched(compiled, space), np.unique(np.linspace(0, launch.programs - 1, PROBE).astype(np.int64))
+    execute(probe, few)
+    sample = runs(launch.programs, unit, max(LEAST, budget * len(few) // max(probe.elements, 1)))
+    batch = max(1, min(MOST_AT_A_TIME, BATCH * probe.operations // max(probe.elements, 1)))
 
-    counted, executed = sum(run.count for run in sample), sum(run.warm + run.count for run in sample)
+    counted, executed = sum(run.counted for run in sample), sum(run.warm + run.counted for run in sample)
+    watched = Watched(compiled, space, every=REQUESTS_EVERY if executed > MOST_AT_A_TIME else 1)
     buffers: dict[int, Buffer] = {}
     loaded = 0
     for run in sample:
-        stop = run.start + run.warm + run.count
-        parts = [execute(np.arange(at, min(at + batch, stop))) for at in range(run.start, stop, batch)]
+        stop = run.start + run.warm + run.counted
+        parts = [execute(watched, np.arange(at, min(at + batch, stop))) for at in range(run.start, stop, batch)]
         stream = Stream(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         loaded += int((stream.kind == LOAD).sum())
         past_l2(buffers, stream, l2_bytes // SECTOR, run.start + run.warm, launch.programs / counted)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tstn_kernels
-from bench.aot_code import TARGETS, specialize
+from bench.aot_code import TARGETS
 from bench.roofline_calls import Step, steps
 from bench.roofline_cards import CEILINGS, Card, Work
 from bench.roofline_code import compiled
@@ -136,11 +135,7 @@ class Model:
         regions = _regions(launch, space)
         key = _key(launch, regions)
         if key not in self._simulated:
-            target = TARGETS[self._card.target]
-            source, options = specialize(launch, target)
-            code = compiled(source, options, target)
-            names = getattr(tstn_kernels, launch.kernel).arg_names[: len(launch.arguments)]
-            kept = [i for i, name in enumerate(names) if source.signature[name] != "constexpr"]
+            code, kept = compiled(launch, TARGETS[self._card.target])
             l1 = self._card.l1_share(code.registers, code.shared, code.warps)
             traffic = simulate(launch, code, kept, space, l1, self._card.l2, self._unit(launch))
             per_warp = code.executed(traffic.issues)
@@ -172,7 +167,9 @@ def _key(launch: Launch, regions: Sequence[int]) -> Any:
     ]
     # Which tensors share memory.
     same = [regions.index(region) for region in regions]
-    return str((launch.kernel, launch.programs, values, same, sorted(launch.constexprs.items(), key=str), launch.config))
+    return str(
+        (launch.kernel, launch.programs, values, same, sorted(launch.constexprs.items(), key=str), launch.config)
+    )
 
 
 def _operator(step: Step, space: Space) -> dict[int, Buffer]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.roofline_code import Compiled, Site
-from bench.roofline_ir import ACCESSES, DTYPES, SIZES, Memory, Operation
+from bench.roofline_interpreter import DTYPES, Memory
+from bench.roofline_ir import ACCESSES, SIZES, Operation
 from bench.roofline_lanes import requests
 
 Array = NDArray[Any]
@@ -25,8 +26,6 @@ SMALL_BYTES = 2**22
 # Address of the first byte of the i-th tensor's memory: i shifted by this.
 REGION_BITS = 40
 OFFSETS = (1 << REGION_BITS) - 1
-# Of a batch's programs, every so many are looked at request by request.
-REQUESTS_EVERY = 8
 
 KINDS = ("load", "store", "atomic")
 LOAD, STORE, ATOMIC = range(3)
@@ -58,7 +57,7 @@ class Space:
 
     def address(self, tensor: Tensor) -> int:
         """Of the tensor's first element."""
-        return (self.region(tensor) << REGION_BITS) + tensor.storage_offset() * tensor.element_size()
+        return (self.region(tensor) << REGION_BITS) + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _values(tensor: Tensor) -> Array | None:
@@ -81,13 +80,14 @@ class Stream(NamedTuple):
 
 
 class Watched(Memory):
-    """Remembers which sectors each program touches, and what requests that takes."""
+    """Remembers which sectors each program touches, and for one in ``every`` programs what requests that takes."""
 
-    def __init__(self, compiled: Compiled, space: Space):
-        self._compiled, self._space = compiled, space
+    def __init__(self, compiled: Compiled, space: Space, every: int = 1):
+        self._compiled, self._space, self._every = compiled, space, every
         self._widths = compiled.widths()
         self._tables: dict[int, Array] = {}
         self._programs = 0
+        self._rows = np.zeros(0, np.int64)
         # Of the batch that runs: kind, and programs and sectors, for each operation each program's sectors once.
         self._touched: list[tuple[int, Array, Array]] = []
         # Of all batches.
@@ -98,10 +98,11 @@ class Watched(Memory):
         self.asked: Counter[str] = Counter()
         self.issues: defaultdict[Site, float] = defaultdict(float)
 
-    def start(self, programs: int) -> None:
+    def start(self, programs: Array) -> None:
         """A batch of programs is about to run."""
-        self._programs, self._touched = programs, []
-        self.looked_at += -(-programs // REQUESTS_EVERY)
+        self._programs, self._touched = len(programs), []
+        self._rows = np.flatnonzero(programs % self._every == 0)
+        self.looked_at += len(self._rows)
 
     def stream(self) -> Stream:
         """What the batch touched, program by program."""
@@ -173,7 +174,7 @@ class Watched(Memory):
             layouts = self._compiled.kernel.layouts
             table = requests(kind.layout, layouts, kind.shape, warps, vector, writes=site[1] != "load")
             self._tables[id(operation)] = table
-        addresses, masks = (a[::REQUESTS_EVERY].reshape(-1, math.prod(kind.shape)) for a in (address, mask))
+        addresses, masks = (a[self._rows].reshape(-1, math.prod(kind.shape)) for a in (address, mask))
         sectors = np.where(masks[:, table] & (table >= 0), addresses[:, table] // SECTOR, -1)
         sectors.sort(axis=-1)
         distinct = _distinct(sectors).sum(axis=-1)
@@ -181,7 +182,7 @@ class Watched(Memory):
         self.asked["cycles"] += int((-(-distinct // SECTORS_PER_CYCLE)).sum())
         self.asked[site[1]] += int(distinct.sum())
         issuing = np.ones(1, np.bool_) if self.active is None else self.active
-        issuing = np.broadcast_to(issuing, self._programs)[::REQUESTS_EVERY].sum()
+        issuing = np.broadcast_to(issuing, self._programs)[self._rows].sum()
         self.issues[site] += float(issuing) * max(len(table) / warps, 1.0)
 
 
