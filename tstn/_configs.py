@@ -27,8 +27,10 @@ PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# To gather, each block of channels finds the output pixels anew.
+GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 # Sixteen taps, sums in fixed point or values of 64 bits: one pixel each.
-HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
+HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 or 16 lanes with a 16-byte access each.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
@@ -82,6 +84,13 @@ def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy
     if channels <= 16:
         return CHANNELS_4 if channels <= 4 else CHANNELS_8
     return CHANNELS_64_HALF if itemsize == 2 else CHANNELS_64
+
+
+def choose_gather(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy: bool) -> Config:
+    """The same for the kernel that gathers the input's gradient."""
+    if channels >= 8 and itemsize < 8 and not (channels_last or heavy):
+        return GATHER_PIXELS_8
+    return choose(channels_last, channels, itemsize, kernel, heavy)
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:

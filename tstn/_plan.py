@@ -259,7 +259,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     channels_last = operands.input.channels_last
     config = _configs.INTERPRETER
     if not INTERPRETED:
-        config = _configs.choose(
+        config = _configs.choose_gather(
             channels_last, channels, operands.input.dtype.itemsize, warp.kernel, warp.mode == "bicubic"
         )
     down, across = -(-height // config.tile_h), -(-width // config.tile_w)

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import (
+    centre_px,
     centred,
     channel_block,
     divided,
@@ -14,7 +15,7 @@ from tstn_kernels.coords import (
     target_frame,
     target_tile,
 )
-from tstn_kernels.interpolation import pixel_weight, source_taps
+from tstn_kernels.interpolation import pixel_weight
 from tstn_kernels.rounding import rounded
 
 
@@ -101,7 +102,7 @@ def gather_backward_kernel(
 
     For matrices with "zeros" padding. A program has one tile of pixels of one input, a run of channels, and one of
     ``shares`` shares of the thetas that read the input; thetas are taken in order, so that the sum is always the same.
-    Weights are the forward kernel's, to the last bit. With INDEXED the thetas that read n are order[starts[n]:
+    With INDEXED the thetas that read n are order[starts[n]:
     starts[n + 1]]. Tiles lie as in sample_forward_kernel.
     """
     UNROLL: tl.constexpr = 1 if CHANNELS_LAST else BLOCK_C
@@ -155,9 +156,8 @@ def gather_backward_kernel(
                 for i in range(columns):
                     target_col = first_x + i
                     x_source, y_source = POINT(matrix, centred(target_col, W_OUT, DTYPE), y_target, frame)
-                    tap_x, beyond_x, _ = source_taps(x_source, W, MODE, "zeros", ALIGN_CORNERS, DTYPE)
-                    tap_y, beyond_y, _ = source_taps(y_source, H, MODE, "zeros", ALIGN_CORNERS, DTYPE)
-                    weight = pixel_weight(tap_x, beyond_x, col, MODE) * pixel_weight(tap_y, beyond_y, row, MODE)
+                    weight = pixel_weight(x_source + centre_px(W, DTYPE), col, MODE)
+                    weight *= pixel_weight(y_source + centre_px(H, DTYPE), row, MODE)
                     weight = tl.where((target_col < past_x) & (target_row < past_y), weight, 0.0)
                     weight = over_channels(weight, CHANNELS_LAST)
                     offset = target_row.to(OFFSET) * grad_output_stride_h + target_col.to(OFFSET) * grad_output_stride_w

@@ -14,14 +14,21 @@ CUBIC_A = tl.constexpr(-0.75)
 
 
 @triton.jit
+def nearest_pixel(x_px):
+    """x rounded to the nearest integer, half to even."""
+    below = tl.floor(x_px)
+    past = x_px - below
+    odd = (below - 2.0 * tl.floor(below * 0.5)) > 0.5
+    return below + tl.where((past > 0.5) | ((past == 0.5) & odd), 1.0, 0.0)
+
+
+@triton.jit
 def first_tap(x_px, MODE: tl.constexpr):
-    """The leftmost tap's pixel, and how far x is past the pixel at or below it; nearest rounds half to even."""
+    """The leftmost tap's pixel, and how far x is past the pixel at or below it."""
     below = tl.floor(x_px)
     past = x_px - below
     if MODE == "nearest":
-        odd = (below - 2.0 * tl.floor(below * 0.5)) > 0.5
-        up = (past > 0.5) | ((past == 0.5) & odd)
-        below += tl.where(up, 1.0, 0.0)
+        below = nearest_pixel(x_px)
     first = below.to(tl.int32)
     if MODE == "bicubic":
         first -= 1
@@ -59,10 +66,7 @@ def tap_weight(past, tap, MODE: tl.constexpr):
         return tl.where(tap == 0, 1.0 - past, past)
     else:
         distance = tl.abs(past + (1 - tap))
-        # By their zeros, so that small weights have small errors.
-        near = (1.0 - distance) * (1.0 + distance - (CUBIC_A + 2.0) * distance * distance)
-        far = CUBIC_A * (distance - 1.0) * (distance - 2.0) * (distance - 2.0)
-        return tl.where((tap == 1) | (tap == 2), near, far)
+        return tl.where((tap == 1) | (tap == 2), cubic_near(distance), cubic_far(distance))
 
 
 @triton.jit
@@ -82,11 +86,30 @@ def tap_slope(past, tap, MODE: tl.constexpr):
 
 
 @triton.jit
-def pixel_weight(first, past, pixel, MODE: tl.constexpr):
-    """Weight of a pixel's tap; 0 if it is none of the taps."""
-    TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
-    tap = pixel - first
-    return tl.where((tap >= 0) & (tap < TAPS), tap_weight(past, tap, MODE), 0.0)
+def cubic_near(distance):
+    """The cubic convolution kernel at distances up to 1, by its zeros, so that small weights have small errors."""
+    return (1.0 - distance) * (1.0 + distance - (CUBIC_A + 2.0) * distance * distance)
+
+
+@triton.jit
+def cubic_far(distance):
+    """The cubic convolution kernel at distances from 1 to 2."""
+    return CUBIC_A * (distance - 1.0) * (distance - 2.0) * (distance - 2.0)
+
+
+@triton.jit
+def pixel_weight(x_px, pixel, MODE: tl.constexpr):
+    """Weight of a pixel at a source coordinate, as the taps there have it, to rounding; 0 at NaN."""
+    pixel = pixel.to(x_px.dtype)
+    if MODE == "nearest":
+        return tl.where(nearest_pixel(x_px) == pixel, 1.0, 0.0).to(x_px.dtype)
+    else:
+        distance = tl.abs(x_px - pixel)
+        if MODE == "bilinear":
+            return tl.where(distance < 1.0, 1.0 - distance, 0.0)
+        else:
+            far = tl.where(distance < 2.0, cubic_far(distance), 0.0)
+            return tl.where(distance < 1.0, cubic_near(distance), far)
 
 
 @triton.jit

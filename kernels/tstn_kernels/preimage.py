@@ -28,11 +28,13 @@ def difference_of_products(a, b, c, d):
 def scale_to_one(size):
     """The power of two that brings a size to [1, 2); of nonsense, some power of two."""
     size = tl.minimum(tl.maximum(size, 1e-30), 1e30)
+    # The exponent's sign turned, by its bits.
     if size.dtype == tl.float64:
-        power = (size.to(tl.int64, bitcast=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
+        bits = size.to(tl.int64, bitcast=True) & 0x7FF0000000000000
+        return (0x7FE0000000000000 - bits).to(tl.float64, bitcast=True)
     else:
-        power = (size.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-    return quotient(tl.full((), 1.0, size.dtype), power)
+        bits = size.to(tl.int32, bitcast=True) & 0x7F800000
+        return (0x7F000000 - bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
