@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 
 import tstn
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int
         rows.append(row)
         print(line(row, card, times.get((row.workload, row.direction))), flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(as_document(rows, card), indent=1) + "\n")
+        write(options.json, rows, card)
     return verdict(rows, options.check)
 
 
@@ -166,16 +167,26 @@ def measured_seconds(document: Document | None) -> dict[tuple[str, str], float]:
     }
 
 
-def as_document(rows: Sequence[Prediction], card: Card) -> dict[str, Any]:
-    """All figures, for files and for :mod:`bench.report`."""
-    return {
+def write(path: Path, rows: Sequence[Prediction], card: Card) -> None:
+    """All figures, a line for each call, for :mod:`bench.report` and for people."""
+    head = {
         "card": asdict(card),
-        "versions": {"tstn": tstn.__version__, "triton": triton.__version__},
-        "rows": [
-            {**asdict(row), "note": note(row.workload, row.direction) if row.ratio > MOST_TRAFFIC else None}
-            for row in rows
-        ],
+        "versions": {"tstn": tstn.__version__, "triton": triton.__version__, "torch": torch.__version__},
     }
+    lines = []
+    for row in rows:
+        text = note(row.workload, row.direction) if row.ratio > MOST_TRAFFIC else None
+        lines.append(json.dumps(_rounded({**asdict(row), "note": text})))
+    path.write_text(f'{json.dumps(head)[:-1]}, "rows": [\n{",\n".join(lines)}\n]}}\n')
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to what they are worth."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ from tstn._launch import Launch
 Array = NDArray[Any]
 
 # Elements of accesses that are simulated for a launch, about, and programs, at least.
-BUDGET = 2**24
+BUDGET = 2**25
 LEAST = 16
 # Elements of one access, and programs, that are computed at a time.
-BATCH = 2**16
-MOST_AT_A_TIME = 256
+BATCH = 2**15
+MOST_AT_A_TIME = 128
 # Programs from which is guessed how much work the others are.
 PROBE = 4
 # One program in so many is looked at request by request, where there are many: odd, unlike rows of tiles.
 REQUESTS_EVERY = 7
 # Programs of a run that only fill the caches, at least, where a launch is sampled in several runs.
-WARM = 128
+WARM = 256
 MOST_RUNS = 8
 
 

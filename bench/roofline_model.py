@@ -40,7 +40,7 @@ class Prediction:
     workload: str
     direction: str
     floor_bytes: int
-    bytes: float
+    bytes: int
     launches: int
     ceilings: dict[str, float]
     seconds: float
@@ -122,7 +122,7 @@ class Model:
             workload=self.workload.id,
             direction=direction,
             floor_bytes=floor_bytes(self._problem, direction),
-            bytes=sum(l2.dram),
+            bytes=round(sum(l2.dram)),
             launches=len(works),
             ceilings=ceilings,
             seconds=sum(binding.values()),

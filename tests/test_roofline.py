@@ -393,7 +393,7 @@ def test_the_floor_is_that_of_the_timed_problem():
 
 def predicted(workload: str = "svhn-float32", direction: str = "step", ratio: float = 1.0) -> Prediction:
     ceilings = dict.fromkeys(CEILINGS, 1e-6)
-    return Prediction(workload, direction, 10**6, ratio * 10**6, 3, ceilings, 3e-6, "dram", 4.0, [])
+    return Prediction(workload, direction, 10**6, round(ratio * 10**6), 3, ceilings, 3e-6, "dram", 4.0, [])
 
 
 def test_an_excess_needs_a_note(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -510,7 +510,7 @@ def test_the_command_prints_and_writes_the_same(whole: tuple[list[str], Any, Any
     for cells, row in zip(rows, written["rows"], strict=True):
         assert (row["workload"], row["direction"]) == tuple(cells[:2])
         assert row["bytes"] / row["floor_bytes"] == pytest.approx(float(cells[4].rstrip("*")), abs=0.006)
-        assert row["seconds"] >= max(row["ceilings"].values()) - 1e-12
+        assert row["seconds"] >= 0.999 * max(row["ceilings"].values())
         assert len(row["details"]) == row["launches"] <= 5
 
 
