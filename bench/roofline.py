@@ -177,7 +177,7 @@ def write(path: Path, rows: Sequence[Prediction], card: Card) -> None:
     for row in rows:
         text = note(row.workload, row.direction) if row.ratio > MOST_TRAFFIC else None
         lines.append(json.dumps(_rounded({**asdict(row), "note": text})))
-    path.write_text(f'{json.dumps(head)[:-1]}, "rows": [\n{",\n".join(lines)}\n]}}\n')
+    path.write_text(json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def _rounded(value: Any) -> Any:

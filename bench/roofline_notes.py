@@ -7,8 +7,8 @@ _TWICE = (
     "theta's"
 )
 _SCATTERED = (
-    "the input's gradient is scattered: before atomics add to it it is zeroed, and they read what they change; for half "
-    "types all this is in float32, and read once more to be rounded"
+    "the input's gradient is scattered: it is zeroed before atomics add to it, and these read what they change; for "
+    "half types all of this is in float32, and read once more to be rounded"
 )
 _SPARSE = "pixels are skipped that lie in the same sectors as those looked at"
 

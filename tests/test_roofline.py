@@ -24,7 +24,7 @@ from bench.roofline_code import Compiled, machine_code
 from bench.roofline_interpreter import Interpreter, Memory
 from bench.roofline_ir import parse
 from bench.roofline_lanes import requests
-from bench.roofline_memory import Buffer, Run, Traffic, hits, past_l1, past_l2, runs, simulate
+from bench.roofline_memory import MOST_RUNS, WARM, Buffer, Run, Traffic, hits, past_l1, past_l2, runs, simulate
 from bench.roofline_model import Geometry, Prediction, _Kept
 from bench.roofline_notes import NOTES, note
 from bench.roofline_watch import ATOMIC, LOAD, REGION_BITS, STORE, Space, Stream
@@ -143,13 +143,13 @@ def test_a_sample_says_the_same_as_all_programs():
 def test_samples_are_whole_units_or_runs_with_a_start_that_does_not_count():
     assert runs(1000, None, 1000) == [Run(0, 0, 1000)]
     assert runs(1000, 10, 40) == [Run(120, 0, 10), Run(370, 0, 10), Run(620, 0, 10), Run(870, 0, 10)]
-    sample = runs(100_000, 10_000, 2048)
-    assert len(sample) == 8
-    assert sum(run.warm + run.counted for run in sample) == 2048
-    first_counted = [run.start + run.warm for run in sample]
-    # Not always the same part of a unit.
-    assert len({start % 10_000 for start in first_counted}) == 8
-    assert all(run.start >= 0 and run.start + run.warm + run.counted <= 100_000 for run in sample)
+    sample = runs(100_000, 10_000, 8 * 2 * WARM)
+    assert len(sample) == MOST_RUNS == 8
+    assert all((run.warm, run.counted) == (WARM, WARM) for run in sample)
+    assert all(0 <= run.start <= 100_000 - 2 * WARM for run in sample)
+    # In another part of another unit each time.
+    counted = [run.start + run.warm for run in sample]
+    assert len({place // 10_000 for place in counted}) == len({place % 10_000 for place in counted}) == 8
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 8, 100])
