@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tstn
 from tstn import data
-from tstn.data import distortions
+from tstn.data import distortions, draws
 
 SIZE = 28
 POOL = torch.rand(7, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(9))
@@ -71,18 +71,18 @@ def test_both_backends_agree(kernel_place) -> None:
 
 
 def test_draws_of_normals() -> None:
-    x = distortions.normal(torch.rand(20000, 4, generator=seeded()))
+    x = draws.normal(torch.rand(20000, 4, generator=seeded()))
     assert x.shape == (20000, 2)
     assert x.mean() == pytest.approx(0, abs=0.02)
     assert x.std() == pytest.approx(1, abs=0.02)
     assert (x**4).mean() == pytest.approx(3, abs=0.2)
     assert torch.corrcoef(x.T)[0, 1] == pytest.approx(0, abs=0.02)
-    assert distortions.normal(torch.tensor([0.0, LARGEST, 0.0, LARGEST])).isfinite().all()
+    assert draws.normal(torch.tensor([0.0, LARGEST, 0.0, LARGEST])).isfinite().all()
 
 
 def test_draws_of_whole_numbers() -> None:
-    assert distortions.whole(torch.tensor([0.0, 0.5, LARGEST]), 33).tolist() == [0, 16, 32]
-    drawn = distortions.whole(torch.rand(33000, generator=seeded()), 33)
+    assert draws.whole(torch.tensor([0.0, 0.5, LARGEST]), 33).tolist() == [0, 16, 32]
+    drawn = draws.whole(torch.rand(33000, generator=seeded()), 33)
     assert drawn.bincount().tolist() == pytest.approx([1000] * 33, abs=150)
 
 

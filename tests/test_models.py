@@ -92,7 +92,7 @@ def test_too_small_for_the_convolutions(size: int) -> None:
 
 @pytest.mark.parametrize("transform", PAPER_TRANSFORMS)
 @pytest.mark.parametrize("model", [STFCN, STCNN])
-def test_starts_at_identity(model: type[nn.Module], transform: str) -> None:
+def test_starts_at_identity(model: type[STFCN | STCNN], transform: str) -> None:
     network = model(width=16, transform=TRANSFORMS[transform])
     images = torch.rand(3, 1, 42, 42)
     crop, theta = network.transformer(images)
@@ -113,7 +113,7 @@ def test_parallel_transformers_are_independent() -> None:
     network = STFCN(28, 16, classes=19, channels=2, num_transformers=2, pool=1)
     images = torch.rand(3, 2, 28, 28)
     torch.testing.assert_close(network(images), network.classifier(images.repeat(1, 2, 1, 1)), atol=1e-4, rtol=0)
-    first, second = network.transformer.localization.nets
+    first, second = network.transformer.localization.nets.children()
     with torch.no_grad():
         second[-1].bias.copy_(torch.tensor([1.0, 0, 0.5, 0, 1, 0]))
     crops, theta = network.transformer(images)

@@ -37,13 +37,20 @@ def test_boxes_of_any_theta() -> None:
 
 
 def test_codes_are_all_layers() -> None:
-    encoder = CNN(28, 4)
-    network = Colocalizer(encoder)
-    crops = torch.rand(3, 1, 28, 28)
-    codes = network.encode(crops)
+    encoder, crops = CNN(28, 4), torch.rand(3, 1, 28, 28)
+    codes = Colocalizer(encoder, normalize=False).encode(crops)
     assert codes.shape == (3, 4 * 100 + 4 * 4 + 10)
     torch.testing.assert_close(codes[:, -10:], encoder(crops))
     torch.testing.assert_close(codes[:, :400], F.max_pool2d(encoder.first[0](crops).relu(), 2).flatten(1))
+    layers = Colocalizer(encoder).encode(crops).split((400, 16, 10), dim=1)
+    for layer, raw in zip(layers, codes.split((400, 16, 10), dim=1), strict=True):
+        torch.testing.assert_close(layer * raw.norm(dim=1, keepdim=True), raw)
+        torch.testing.assert_close(layer.norm(dim=1), torch.ones(3))
+
+
+def test_localisation_starts_alive() -> None:
+    hidden = Colocalizer(CNN(28, 4)).transformer.localization[:-1](scenes())
+    assert (hidden.std(0) > 0.03).sum() >= 3
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.2])

@@ -40,7 +40,7 @@ def test_layers(kind: str) -> None:
         network = SVHNNet(kind)
     assert list(network.transformers) == TRANSFORMERS[kind]
     # Eleven hidden layers; dropout after all but the first, and nowhere else.
-    assert [[type(m) for m in c if isinstance(m, nn.Dropout)] for c in network.convolutions] == [[]] + 7 * [
+    assert [[type(m) for m in c.children() if isinstance(m, nn.Dropout)] for c in network.convolutions] == [[]] + 7 * [
         [nn.Dropout]
     ]
     assert [type(m) for m in network.hidden] == [nn.Flatten] + 3 * [nn.Linear, nn.ReLU, nn.Dropout]

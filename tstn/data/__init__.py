@@ -1,7 +1,6 @@
 """Data of the experiments of Jaderberg et al. 2015: read, or made on the fly on the training device."""
 
 from tstn.data.addition import addition_pairs, addition_set
-from tstn.data.batches import batches, distorted
 from tstn.data.colocalization import TC_DISTRACTORS, Scenes, box_iou, colocalization_set, random_windows
 from tstn.data.cub import Birds, centre_crop, crop_and_flip
 from tstn.data.digits import MNIST_MD5, MNIST_MIRRORS, Digits, load_digits, load_mnist, read_idx
@@ -11,19 +10,18 @@ from tstn.data.distortions import (
     RTS,
     RTS_SCALES,
     Distortion,
-    clutter,
     corners_theta,
     draw_corners,
     draw_rts,
     elastic,
-    place,
     projection,
     rotation,
     rts,
     rts_theta,
-    translation,
 )
 from tstn.data.files import DataError, default_root, write_atomically
+from tstn.data.placement import clutter, place, translation
+from tstn.data.streams import batches, distorted
 from tstn.data.svhn import HouseNumbers, read_digit_struct, svhn_splits
 
 __all__ = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tstn.data.distortions import Distortion, draw_uniform, rts, whole
+from tstn.data.distortions import Distortion, rts
+from tstn.data.draws import draw_uniform, whole
 
 
 def addition_pairs(

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tstn.data.distortions import draw_uniform, place, whole, window_theta
+from tstn.data.draws import draw_uniform, whole
+from tstn.data.placement import place, window_theta
 from tstn.functional import spatial_transform
 
 TC_DISTRACTORS = 16

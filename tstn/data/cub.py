@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tstn.data.distortions import draw_uniform, whole, window_theta
+from tstn.data.draws import draw_uniform, whole
 from tstn.data.files import DataError
 from tstn.data.pictures import cut_square, open_picture, require_pillow
+from tstn.data.placement import window_theta
 from tstn.functional import spatial_transform
 
 T = TypeVar("T")

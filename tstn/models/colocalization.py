@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstn.models.mnist import CNN
@@ -22,9 +23,14 @@ class Colocalizer(nn.Module):
         canvas: Side of the square images, (N, 1, canvas, canvas).
         size: Side of the crops in pixels.
         scale: Side of the first crop relative to the image's; 1 is the identity.
+        normalize: Whether each layer's activations are scaled to length 1. The paper does not say, but its margin of
+            1 means little to raw ones: between digits of one class their squared distances are about 2000, and the
+            loss is then far lower for empty crops than for the digits.
     """
 
-    def __init__(self, encoder: CNN, canvas: int = 84, size: int = 28, scale: float = 1.0) -> None:
+    def __init__(
+        self, encoder: CNN, canvas: int = 84, size: int = 28, scale: float = 1.0, normalize: bool = True
+    ) -> None:
         super().__init__()
         side = ((canvas - 9) // 4 + 1) // 2
         localization = nn.Sequential(
@@ -41,11 +47,18 @@ class Colocalizer(nn.Module):
         self.transformer = SpatialTransformer(localization, "attention", (size, size), return_theta=True)
         with torch.no_grad():
             regression.bias[0] = scale
+        for module in list(localization.children())[:-1]:
+            # Under PyTorch's own initial weights the eight hidden units hardly vary between images, if at all.
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+        self.normalize = normalize
         self.encoder = encoder.requires_grad_(False)
 
     def encode(self, crops: Tensor) -> Tensor:
         """What the encoder makes of crops (N, 1, size, size): (N, D)."""
-        return torch.cat([a.flatten(1) for a in self.encoder.activations(crops)], dim=1)
+        layers = [a.flatten(1) for a in self.encoder.activations(crops)]
+        return torch.cat([F.normalize(a, dim=1) for a in layers] if self.normalize else layers, dim=1)
 
     def boxes(self, images: Tensor) -> Tensor:
         """Where the transformer looks: (N, 4), left, top, right, bottom, in pixels of images (N, 1, canvas, canvas)."""
