@@ -66,7 +66,7 @@ def gradient(backend: str, device: str, transform: str, theta: list, mode: str, 
 def test_hard_matrices(kernel_place, name, mode):
     align_corners = len(name) % 2 == 0
     expected = gradient("torch", "cpu", "affine", MATRICES[name], mode, align_corners)
-    actual = gradient(*kernel_place, "affine", MATRICES[name], mode, align_corners)
+    actual = gradient(kernel_place.backend, kernel_place.device, "affine", MATRICES[name], mode, align_corners)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_hard_homographies(kernel_place, name, bottom):
     mode = cases.MODES[(len(name) + len(bottom)) % 3]
     theta = [*MATRICES[name], BOTTOM_ROWS[bottom]]
     expected = gradient("torch", "cpu", "projective", theta, mode, len(name) % 2 == 0)
-    actual = gradient(*kernel_place, "projective", theta, mode, len(name) % 2 == 0)
+    actual = gradient(kernel_place.backend, kernel_place.device, "projective", theta, mode, len(name) % 2 == 0)
     torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-7)
 
 
