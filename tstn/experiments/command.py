@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from tstn import data
 from tstn.experiments import engine, runs
 from tstn.experiments.config import Config
 from tstn.experiments.registry import run_name
@@ -48,6 +49,29 @@ def evaluate(args: argparse.Namespace) -> None:
         f"{run_name(run.config)}: error {run.error(args.limit):.2f} % after {run.iteration:,} of "
         f"{run.recipe.iterations:,} iterations, {run.parameters:,} weights"
     )
+
+
+def show(args: argparse.Namespace) -> None:
+    """Draw what a checkpoint's network sees, and how its gaze moved."""
+    # Training needs no matplotlib.
+    from tstn.experiments import pictures
+
+    run = _load(args)
+    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    folder = folder if args.output is None else args.output
+    config, looks, history = run.config, run.looks(), run.history
+    network = config.model if config.transform == "none" else f"{config.model}, {config.transform}"
+    title = f"{config.experiment}: {network}, {config.data}, {run.iteration:,} batches"
+    inputs = run.task.examples
+    files = {"looks.png": pictures.sheet(title, inputs, run.task.captions, run.answers(), looks, history)}
+    if looks:
+        name = f"training.{args.format}"
+        files[name] = pictures.animation(title, inputs, looks[0], history, args.seconds, args.format)
+    else:
+        print(f"{config.model} has no transformer: nothing moves, and there is no animation")
+    for name, content in files.items():
+        data.write_atomically(folder / name, content)
+        print(folder / name)
 
 
 def _load(args: argparse.Namespace) -> engine.Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -32,10 +33,25 @@ class DistortedDigits(Classification):
         images, labels = self.digits.train_images, self.digits.train_labels
         order = Order(len(labels), size, seed)
         part = shard.of_batch(size)
-        iteration = start
-        while True:
+        for iteration in count(start):
             index = order[iteration].to(labels.device)
             # All processes make the whole batch, so that its draws do not depend on how many there are.
             inputs = self.distortion(images[index], generator(seed, "distortion", iteration))
             yield inputs[part], labels[index[part]]
-            iteration += 1
+
+
+class Addition(Classification):
+    """Pairs of distorted digits and their sums, drawn anew in every iteration; the test set is alike for all seeds."""
+
+    def __init__(self, digits: data.Digits) -> None:
+        self.digits = digits
+        images, labels = digits.test_images, digits.test_labels
+        self.test_inputs, self.test_labels = data.addition_set(images, labels, len(images), TEST_SEED)
+        self.choose_examples()
+
+    def batches(self, seed: int, start: int, size: int, shard: Shard) -> Iterator[Batch]:
+        images, labels = self.digits.train_images, self.digits.train_labels
+        part = shard.of_batch(size)
+        for iteration in count(start):
+            inputs, sums = data.addition_pairs(images, labels, size, generator(seed, "pairs", iteration))
+            yield inputs[part], sums[part]

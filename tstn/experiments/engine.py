@@ -25,7 +25,7 @@ from tstn.experiments import checkpoint
 from tstn.experiments.config import Config, ExperimentError
 from tstn.experiments.history import History
 from tstn.experiments.logs import Log
-from tstn.experiments.looks import look
+from tstn.experiments.looks import Look, look
 from tstn.experiments.optim import make_optimizer, set_lr
 from tstn.experiments.registry import experiment_of
 from tstn.experiments.task import Shard, Task, derived_seed
@@ -177,10 +177,19 @@ class Run:
         wrong, total = summed(self.accelerator, counts).tolist()
         return 100 * wrong / total
 
+    def looks(self) -> list[Look]:
+        """What the transformers do with the example images."""
+        with self._evaluation():
+            return look(self.raw, self.task.examples)
+
+    def answers(self) -> list[tuple[str, bool]]:
+        """What the network says of the example images, and whether that is right."""
+        with self._evaluation():
+            return self.task.answers(self.raw)
+
     def snapshot(self) -> None:
         """Record where the transformers look in the example images."""
-        with self._evaluation():
-            looks = look(self.raw, self.task.examples)
+        looks = self.looks()
         self.history.snapshot.append(self.iteration)
         self.history.theta.append([item.theta.cpu() for item in looks])
 

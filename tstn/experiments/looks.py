@@ -21,6 +21,7 @@ class Look(NamedTuple):
         theta: (N, K, *theta_shape), K its heads.
         input: (N, C, H, W).
         output: (N, K, C, H_out, W_out).
+        padding_mode: What it sees outside of the input.
         align_corners: What -1 and 1 mean.
     """
 
@@ -29,6 +30,7 @@ class Look(NamedTuple):
     theta: Tensor
     input: Tensor
     output: Tensor
+    padding_mode: str
     align_corners: bool
 
 
@@ -53,7 +55,7 @@ def look(model: nn.Module, inputs: Tensor) -> list[Look]:
         heads = parameters[name].unflatten(1, (module.num_heads, -1))
         y = y if module.num_heads > 1 else y[:, None]
         theta = module.transform.theta(heads)
-        looks.append(Look(name, module.transform, theta, arguments[0], y, module.align_corners))
+        looks.append(Look(name, module.transform, theta, arguments[0], y, module.padding_mode, module.align_corners))
 
     handles = []
     for name, module in model.named_modules():

@@ -208,7 +208,7 @@ def make_config(
     if schedule not in found.recipes:
         raise ExperimentError(f"--schedule must be one of {', '.join(found.recipes)}; got {schedule!r}")
     available = found.options | chosen.options
-    defaults = _default_options(found, chosen)
+    defaults = default_options(found, model)
     for name, value in (options or {}).items():
         flag = f"--{name.replace('_', '-')}"
         if name not in defaults:
@@ -237,8 +237,10 @@ def make_config(
     )
 
 
-def _default_options(experiment: Experiment, model: Model) -> dict[str, int | str]:
-    return {name: option.default for name, option in (experiment.options | model.options).items()}
+def default_options(experiment: Experiment, model: str) -> dict[str, int | str]:
+    """The options of an experiment's network, as they are unless something else is said."""
+    options = experiment.options | experiment.models[model].options
+    return {name: option.default for name, option in options.items()}
 
 
 def run_name(config: Config) -> str:
@@ -251,7 +253,7 @@ def run_name(config: Config) -> str:
     parts = [config.experiment, config.data, config.model]
     if config.transform != "none":
         parts.append(config.transform)
-    defaults = _default_options(experiment, experiment.models[config.model])
+    defaults = default_options(experiment, config.model)
     parts += [f"{name.replace('_', '')}{value}" for name, value in config.options.items() if value != defaults[name]]
     parts.append(f"{config.schedule}{recipe.iterations}x{recipe.batch_size}")
     for f in dataclasses.fields(Recipe):

@@ -76,6 +76,13 @@ class Task(ABC):
             limit: Look at so many of the whole test set only; None: at all.
         """
 
+    @abstractmethod
+    def answers(self, model: nn.Module) -> list[tuple[str, bool]]:
+        """What a network, in evaluation mode, says of each example, and whether that is right."""
+
+    def prepare(self, model: nn.Module, seed: int) -> None:  # noqa: B027  (most tasks have nothing to prepare)
+        """What is done to a new network before it is trained; nothing as a rule."""
+
 
 class Classification(Task):
     """Single-label classification: cross-entropy; the class with the highest score counts."""
@@ -93,6 +100,10 @@ class Classification(Task):
         for x, y in zip(inputs.split(PORTION), labels.split(PORTION), strict=True):
             wrong += (model(x).argmax(1) != y).sum()
         return torch.stack((wrong, torch.full_like(wrong, len(labels))))
+
+    def answers(self, model: nn.Module) -> list[tuple[str, bool]]:
+        said = model(self.examples).argmax(1).tolist()
+        return [(str(answer), str(answer) == truth) for answer, truth in zip(said, self.captions, strict=True)]
 
     def choose_examples(self, count: int = 10) -> None:
         """Take as examples the first test input of each of the first classes: nothing is picked by hand."""
