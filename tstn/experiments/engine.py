@@ -100,9 +100,15 @@ class Run:
         config: What to train.
         setup: How.
         accelerator: Where.
+        state: The checkpoint to go on from; None: a new network.
+
+    Raises:
+        CheckpointError: If the checkpoint is another run's.
     """
 
-    def __init__(self, config: Config, setup: Setup, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: Config, setup: Setup, accelerator: Accelerator, state: checkpoint.State | None = None
+    ) -> None:
         self.config, self.recipe, self.accelerator = config, config.recipe, accelerator
         self.setup = setup
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
@@ -114,6 +120,8 @@ class Run:
         self.raw = experiment.models[config.model].make(config)
         self.parameters = sum(p.numel() for p in self.raw.parameters() if p.requires_grad)
         self.raw.to(accelerator.device)
+        if state is None:
+            self.task.prepare(self.raw, config.seed)
         optimizer = make_optimizer(self.raw, self.recipe)
         model = self.raw
         if config.compile:
@@ -124,6 +132,8 @@ class Run:
         self.iteration = 0
         self.seconds = 0.0
         self.history = History()
+        if state is not None:
+            self._restore(state)
 
     def state(self) -> checkpoint.State:
         """What a checkpoint holds."""
@@ -138,12 +148,7 @@ class Run:
             "history": self.history.to_dict(),
         }
 
-    def restore(self, state: checkpoint.State) -> None:
-        """Go back to where a checkpoint was written.
-
-        Raises:
-            CheckpointError: If it is another run's.
-        """
+    def _restore(self, state: checkpoint.State) -> None:
         if state["config"] != self.config.to_dict():
             raise checkpoint.CheckpointError(
                 f"{self.setup.folder} holds a checkpoint of another configuration: delete it, or give --fresh"
@@ -180,7 +185,7 @@ class Run:
     def looks(self) -> list[Look]:
         """What the transformers do with the example images."""
         with self._evaluation():
-            return look(self.raw, self.task.examples)
+            return look(self.raw, lambda: self.task.answers(self.raw))
 
     def answers(self) -> list[tuple[str, bool]]:
         """What the network says of the example images, and whether that is right."""
@@ -228,16 +233,15 @@ def train(config: Config, setup: Setup, accelerator: Accelerator) -> Outcome | N
     Raises:
         ExperimentError: If it cannot go on; the message says what to do.
     """
-    run = Run(config, setup, accelerator)
     main = accelerator.is_main_process
     state = checkpoint.latest(setup.folder, accelerator.print) if main else None
     if accelerator.num_processes > 1:
         # Other hosts need not see this one's files.
         state = broadcast_object_list([state])[0]
-    if state is not None:
-        run.restore(state)
-    elif main:
+    run = Run(config, setup, accelerator, state)
+    if state is None and main:
         run.snapshot()
+        checkpoint.save(setup.folder, run.state())
     log = Log(setup.folder, run.history, setup.tensorboard) if main else None
     try:
         finished = _loop(run, log)
@@ -346,6 +350,4 @@ def load_run(path: Path, setup: Setup, accelerator: Accelerator) -> Run:
         config = Config.from_dict(state["config"])
     except ValueError as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from error
-    run = Run(config, setup, accelerator)
-    run.restore(state)
-    return run
+    return Run(config, setup, accelerator, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -35,12 +36,12 @@ class Look(NamedTuple):
 
 
 @torch.no_grad()
-def look(model: nn.Module, inputs: Tensor) -> list[Look]:
-    """Send a batch through a network and watch its :class:`~tstn.SpatialTransformer` layers, in their order.
+def look(model: nn.Module, use: Callable[[], object]) -> list[Look]:
+    """Watch the :class:`~tstn.SpatialTransformer` layers of a network, in their order, while it is used.
 
     Args:
-        model: Left in the mode, training or evaluation, that it is in.
-        inputs: What it takes.
+        model: The network.
+        use: Sends one batch through it.
     """
     parameters: dict[str, Tensor] = {}
     looks: list[Look] = []
@@ -63,7 +64,7 @@ def look(model: nn.Module, inputs: Tensor) -> list[Look]:
             handles.append(module.localization.register_forward_hook(partial(predicted, name)))
             handles.append(module.register_forward_hook(partial(warped, name)))
     try:
-        model(inputs)
+        use()
     finally:
         for handle in handles:
             handle.remove()

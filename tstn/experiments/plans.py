@@ -52,12 +52,30 @@ def _cpu() -> Iterator[Cell]:
     yield "mnist-tc", "st-fcn", "affine", {"iterations": 6000, "options": {"width": 256}}
     for model in ("cnn", "st-cnn"):
         yield "mnist-tc", model, None, {"iterations": 1000, "options": {"width": 16}}
+    for model in ("fcn", "st-fcn", "2st-fcn"):
+        yield "addition", model, None, {"iterations": 6000}
+    yield from _colocalization((0,))
+
+
+def _addition() -> Iterator[Cell]:
+    yield from _with_transforms("addition", ("fcn", "cnn"), ("st-fcn", "2st-fcn"))
+
+
+def _coloc() -> Iterator[Cell]:
+    yield from _colocalization((0, 16))
+
+
+def _colocalization(distractors: tuple[int, ...]) -> Iterator[Cell]:
+    for count, digit in product(distractors, range(10)):
+        yield "coloc", "st", None, {"options": {"digit": digit, "distractors": count}}
 
 
 PLANS = {
     "table1": Plan("table 1: R, RTS, P and E; FCN, CNN, and ST-FCN and ST-CNN with three transforms", _table1),
     "tc": Plan("section 4.1: four networks on translated, cluttered digits", _tc),
-    "cpu": Plan("what a few minutes on a CPU show: short runs on RTS and TC", _cpu),
+    "addition": Plan("appendix A.1: FCN, CNN, and one and two transformers before the FCN", _addition),
+    "coloc": Plan("appendix A.2: each digit, without and with clutter", _coloc),
+    "cpu": Plan("what minutes on a CPU show: short runs on RTS, TC and addition, and co-localisation", _cpu),
 }
 
 

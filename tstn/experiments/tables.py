@@ -15,9 +15,9 @@ HEAD = """\
 # Results
 
 Made by `tstn results experiments/results --output docs/results.md`; do not edit. Each cell has the paper's number and
-then ours: the mean over seeds, after how many batches (the paper trains for 150,000 and more), and in brackets the row of
-[All runs](#all-runs) that says how it came about. Where several lengths were run, the longest stands here. A cell without
-a number of ours was not run; nothing is estimated.
+then ours: the mean over seeds, after how many batches (the paper trains for 150,000 and more), and in brackets the row
+of [All runs](#all-runs) that says how it came about. Where several lengths were run, the longest stands here. A cell
+without a number of ours was not run; nothing is estimated.
 
 The paper's numbers are from notes on it that agree with each other, and from its text. Less sure than the others are
 addition's ST-FCN TPS and the digits of co-localisation.
