@@ -106,8 +106,9 @@ class Classification(Task):
         return [(str(answer), str(answer) == truth) for answer, truth in zip(said, self.captions, strict=True)]
 
     def choose_examples(self, count: int = 10) -> None:
-        """Take as examples the first test input of each of the first classes: nothing is picked by hand."""
-        classes = self.test_labels.unique()[:count]
+        """Take as examples the first test input of each class, or of every so many: nothing is picked by hand."""
+        classes = self.test_labels.unique()
+        classes = classes[:: -(-len(classes) // count)]
         chosen = torch.stack([(self.test_labels == c).int().argmax() for c in classes])
         self.examples = self.test_inputs[chosen]
         self.captions = [str(c) for c in classes.tolist()]
