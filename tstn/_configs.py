@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Config:
 # NCHW, lanes over pixels, two each, whose coordinates serve all channels; a few channels at a time keep several
 # independent loads in flight.
 PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1)
-PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
+PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2, maxnreg=255)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # To gather, each block of channels finds the output pixels anew.
@@ -48,7 +48,7 @@ SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
 # Kernels that go through memory as it lies have no tile.
-FLAT = Config(tile_h=0, tile_w=0, block_c=0)
+FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 
@@ -88,9 +88,10 @@ def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy
 
 def choose_gather(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy: bool) -> Config:
     """The same for the kernel that gathers the input's gradient."""
+    config = choose(channels_last, channels, itemsize, kernel, heavy)
     if channels >= 8 and itemsize < 8 and not (channels_last or heavy):
-        return GATHER_PIXELS_8
-    return choose(channels_last, channels, itemsize, kernel, heavy)
+        config = GATHER_PIXELS_8
+    return replace(config, maxnreg=255)
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:
