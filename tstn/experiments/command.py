@@ -8,7 +8,7 @@ import time
 from tstn import data
 from tstn.experiments import engine, runs
 from tstn.experiments.config import Config
-from tstn.experiments.registry import run_name
+from tstn.experiments.configs import run_name
 
 
 def train(args: argparse.Namespace, configs: list[Config]) -> bool:

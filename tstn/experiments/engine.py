@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from tstn.experiments import checkpoint
 from tstn.experiments.config import Config, ExperimentError
+from tstn.experiments.configs import experiment_of
 from tstn.experiments.history import History
 from tstn.experiments.logs import Log
 from tstn.experiments.looks import Look, look
 from tstn.experiments.optim import make_optimizer, set_lr
-from tstn.experiments.registry import experiment_of
 from tstn.experiments.task import Shard, Task, derived_seed
 
 # Test samples that the learning curve is measured on; the final error is on all.
@@ -234,6 +234,8 @@ def train(config: Config, setup: Setup, accelerator: Accelerator) -> Outcome | N
         ExperimentError: If it cannot go on; the message says what to do.
     """
     main = accelerator.is_main_process
+    if main:
+        setup.folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.latest(setup.folder, accelerator.print) if main else None
     if accelerator.num_processes > 1:
         # Other hosts need not see this one's files.

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tstn.experiments.config import OPTIMIZERS, PRECISIONS, Config, Recipe
-from tstn.experiments.registry import EXPERIMENTS, Experiment, Option, make_config
+from tstn.experiments.configs import make_config
+from tstn.experiments.experiment import Experiment, Option
+from tstn.experiments.registry import EXPERIMENTS
 
 Command = Callable[[argparse.Namespace], int]
 

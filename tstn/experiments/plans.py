@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 from tstn.experiments.config import Config
-from tstn.experiments.registry import EXPERIMENTS, make_config
+from tstn.experiments.configs import make_config
+from tstn.experiments.registry import EXPERIMENTS
 
 PAPER_TRANSFORMS = ("affine", "projective", "tps")
 Cell = tuple[str, str, str | None, dict[str, Any]]
@@ -70,11 +71,24 @@ def _colocalization(distractors: tuple[int, ...]) -> Iterator[Cell]:
         yield "coloc", "st", None, {"options": {"digit": digit, "distractors": count}}
 
 
+def _svhn() -> Iterator[Cell]:
+    for model, crop in product(("cnn", "st-single", "st-multi"), (64, 128)):
+        yield "svhn", model, None, {"options": {"crop": crop}}
+
+
+def _birds() -> Iterator[Cell]:
+    yield "birds", "cnn", None, {}
+    for model, size in (("2st-cnn", 224), ("2st-cnn", 448), ("4st-cnn", 448)):
+        yield "birds", model, None, {"options": {"size": size}}
+
+
 PLANS = {
     "table1": Plan("table 1: R, RTS, P and E; FCN, CNN, and ST-FCN and ST-CNN with three transforms", _table1),
     "tc": Plan("section 4.1: four networks on translated, cluttered digits", _tc),
     "addition": Plan("appendix A.1: FCN, CNN, and one and two transformers before the FCN", _addition),
     "coloc": Plan("appendix A.2: each digit, without and with clutter", _coloc),
+    "svhn": Plan("section 4.2: three networks at 64 and at 128 pixels; needs --data-root", _svhn),
+    "birds": Plan("section 4.3: Inception, and two and four transformers; needs --data-root", _birds),
     "cpu": Plan("what minutes on a CPU show: short runs on RTS, TC and addition, and co-localisation", _cpu),
 }
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +10,10 @@ import torch
 from torch import nn
 
 from tstn import data, models
-from tstn.experiments import colocalization, digits
-from tstn.experiments.config import Config, ExperimentError, Recipe, default_log_every
+from tstn.experiments import colocalization, digits, photographs
+from tstn.experiments.config import Config, ExperimentError, Recipe
+from tstn.experiments.experiment import Experiment, Model, Option
 from tstn.experiments.task import Task
-
-
-@dataclass(frozen=True)
-class Option:
-    """A choice that only some networks or experiments have.
-
-    Attributes:
-        default: What the paper does, or what was chosen where it does not say.
-        choices: What there is; empty: any positive whole number, and 0 if that is the default.
-        help: For the command line.
-    """
-
-    default: int | str
-    choices: tuple[int | str, ...]
-    help: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network of an experiment.
-
-    Attributes:
-        make: Builds it.
-        summary: What it is, for the command line.
-        transforms: What its transformers may be, the default first; empty if it has none.
-        options: Its own, by name.
-    """
-
-    make: Callable[[Config], nn.Module]
-    summary: str
-    transforms: tuple[str, ...] = ()
-    options: dict[str, Option] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment of the paper.
-
-    Attributes:
-        title: What it is about.
-        section: Of the paper.
-        models: By name.
-        recipes: ``"fast"`` and ``"paper"``.
-        data: Names of its data sets, the default first.
-        task: Makes data, loss and measure, from a configuration, the data's folder (None: the default), the device
-            and the number of processes that read images.
-        options: Of all its models, by name.
-    """
-
-    title: str
-    section: str
-    models: dict[str, Model]
-    recipes: dict[str, Recipe]
-    data: tuple[str, ...]
-    task: Callable[[Config, Path | None, torch.device, int], Task]
-    options: dict[str, Option] = field(default_factory=dict)
-
 
 TRANSFORMS = ("affine", "projective", "tps", "attention", "similarity", "translation")
 MNIST_RECIPES = {
@@ -186,6 +128,122 @@ def _colocalization() -> Experiment:
     )
 
 
+def _folder(root: Path | None, what: str) -> Path:
+    if root is None:
+        raise ExperimentError(f"--data-root must say where {what}: it is not downloaded")
+    return root
+
+
+def _share(config: Config) -> float:
+    return int(config.options["width_percent"]) / 100
+
+
+def _sampling(config: Config) -> dict[str, Any]:
+    options = config.options
+    return {"padding_mode": options["padding_mode"], "align_corners": bool(options["align_corners"])}
+
+
+WIDTH_PERCENT = {
+    "width_percent": Option(100, (), "the share of the paper's filters and units that the network has, for trying out")
+}
+
+
+def _house_numbers() -> Experiment:
+    def task(config: Config, root: Path | None, device: torch.device, workers: int) -> Task:
+        root = _folder(root, "the folders train, extra and test of the full house numbers lie")
+        crop, validation = int(config.options["crop"]), int(config.options["validation"])
+        return photographs.HouseNumberTask(root, crop, validation, device, workers)
+
+    def model(kind: str, summary: str) -> Model:
+        def make(config: Config) -> nn.Module:
+            options = config.options
+            extra: dict[str, Any] = {}
+            if kind != "cnn":
+                extra = _sampling(config) | {"num_localization": int(options["num_localization"])}
+            hidden = int(options["num_hidden"])
+            return models.SVHNNet(kind, int(options["crop"]), num_hidden=hidden, width=_share(config), **extra)
+
+        if kind == "cnn":
+            return Model(make, summary)
+        localization = Option(2, (1, 2), "hidden layers of a localisation network; readings of the paper differ")
+        return Model(make, summary, ("affine",), SAMPLING | {"num_localization": localization})
+
+    paper = Recipe(
+        iterations=400_000,
+        batch_size=128,
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        decay=(0.2, 0.4, 0.6, 0.8),
+        localization_lr=0.1,
+    )
+    return Experiment(
+        title="house numbers of up to five digits, read whole",
+        section="4.2, A.5",
+        models={
+            "cnn": model("cnn", "eight convolutions and three hidden layers"),
+            "st-single": model("st-single", "the cnn behind an affine transformer"),
+            "st-multi": model("st-multi", "an affine transformer before each of the cnn's first four convolutions"),
+        },
+        recipes={"fast": Recipe(iterations=50_000, batch_size=128, lr=3e-4, localization_lr=0.1), "paper": paper},
+        data=("svhn",),
+        task=task,
+        options={
+            "crop": Option(64, (64, 128), "side of the crops in pixels; those of 128 show twice as much"),
+            "num_hidden": Option(3, (2, 3), "hidden layers; readings of the paper differ"),
+            "validation": Option(5000, (), "training pictures that are kept out, as the paper did"),
+        }
+        | WIDTH_PERCENT,
+    )
+
+
+def _birds() -> Experiment:
+    def task(config: Config, root: Path | None, device: torch.device, workers: int) -> Task:
+        root = _folder(root, "CUB_200_2011 lies, the folder with images.txt")
+        size = int(config.options.get("size", 224))
+        return photographs.BirdsTask(root, size, bool(config.options["pretrained"]), device, workers)
+
+    def parallel(number: int) -> Model:
+        def make(config: Config) -> nn.Module:
+            size = int(config.options["size"])
+            return models.BirdsNet(number, size, width=_share(config), **_sampling(config))
+
+        size = Option(448, (448, 224), "side of the images in pixels; crops have half of it, shown at 224")
+        summary = f"{number} transformers that crop half the image's side, and an Inception for each"
+        return Model(make, summary, ("attention",), SAMPLING | {"size": size})
+
+    paper = Recipe(
+        iterations=30_000,
+        batch_size=256,
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=1e-5,
+        decay=(1 / 3, 2 / 3, 5 / 6),
+        localization_lr=1e-4,
+    )
+    return Experiment(
+        title="200 species of birds",
+        section="4.3, A.6",
+        models={
+            "cnn": Model(
+                lambda config: models.GoogLeNet(200, dropout=0.7, width=_share(config)), "Inception at 224 pixels"
+            ),
+            "2st-cnn": parallel(2),
+            "4st-cnn": parallel(4),
+        },
+        recipes={
+            "fast": dataclasses.replace(paper, iterations=10_000, batch_size=32, lr=0.01, decay=()),
+            "paper": paper,
+        },
+        data=("cub",),
+        task=task,
+        options={"pretrained": Option(1, (0, 1), "1: start from googlenet.pth, torchvision's weights, in --data-root")}
+        | WIDTH_PERCENT,
+    )
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "mnist-r": _digits("r", "digits turned by up to 90 degrees"),
     "mnist-rts": _digits("rts", "digits turned, scaled and put anywhere on 42 x 42 pixels"),
@@ -194,135 +252,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist-tc": _digits("tc", "digits put anywhere among clutter on 60 x 60 pixels"),
     "addition": _addition(),
     "coloc": _colocalization(),
+    "svhn": _house_numbers(),
+    "birds": _birds(),
 }
-
-
-def experiment_of(config: Config) -> Experiment:
-    """The experiment of a configuration.
-
-    Raises:
-        ExperimentError: If there is none of that name.
-    """
-    return experiment_named(config.experiment)
-
-
-def experiment_named(name: str) -> Experiment:
-    """The experiment of a name.
-
-    Raises:
-        ExperimentError: If there is none.
-    """
-    if name not in EXPERIMENTS:
-        raise ExperimentError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
-    return EXPERIMENTS[name]
-
-
-def make_config(
-    experiment: str,
-    model: str,
-    transform: str | None = None,
-    *,
-    data: str | None = None,
-    seed: int = 0,
-    schedule: str = "fast",
-    precision: str = "fp32",
-    compile: bool = False,
-    log_every: int | None = None,
-    options: dict[str, int | str] | None = None,
-    **recipe: Any,
-) -> Config:
-    """A configuration, with the experiment's defaults for what is not given.
-
-    Args:
-        experiment: A key of :data:`EXPERIMENTS`.
-        model: One of its models.
-        transform: None: the model's first.
-        data: None: the experiment's first.
-        seed: Of the run.
-        schedule: ``"fast"`` or ``"paper"``.
-        precision: See :class:`Config`.
-        compile: Likewise.
-        log_every: None: see :func:`default_log_every`.
-        options: The experiment's own options, and ``"width"``.
-        **recipe: Fields of :class:`Recipe` that differ from the schedule's.
-
-    Raises:
-        ExperimentError: If the experiment has no such thing; the message says what it has.
-    """
-    found = experiment_named(experiment)
-    if model not in found.models:
-        raise ExperimentError(f"--model of {experiment} must be one of {', '.join(found.models)}; got {model!r}")
-    chosen = found.models[model]
-    if transform is None or (transform == "none" and not chosen.transforms):
-        transform = chosen.transforms[0] if chosen.transforms else "none"
-    elif not chosen.transforms:
-        raise ExperimentError(f"--model {model} has no transformer: leave --transform out; got {transform!r}")
-    elif transform not in chosen.transforms:
-        have = ", ".join(chosen.transforms)
-        raise ExperimentError(f"--transform of {experiment}'s {model} must be one of {have}; got {transform!r}")
-    data = found.data[0] if data is None else data
-    if data not in found.data:
-        raise ExperimentError(f"--data of {experiment} must be one of {', '.join(found.data)}; got {data!r}")
-    if schedule not in found.recipes:
-        raise ExperimentError(f"--schedule must be one of {', '.join(found.recipes)}; got {schedule!r}")
-    available = found.options | chosen.options
-    defaults = default_options(found, model)
-    for name, value in (options or {}).items():
-        flag = f"--{name.replace('_', '-')}"
-        if name not in defaults:
-            raise ExperimentError(f"{flag} is not an option of {experiment}'s {model}; got {value}")
-        choices = available[name].choices
-        if choices and value not in choices:
-            raise ExperimentError(f"{flag} must be one of {', '.join(map(str, choices))}; got {value}")
-        if not choices and value != defaults[name] and (not isinstance(value, int) or value < 1):
-            raise ExperimentError(f"{flag} must be a positive whole number; got {value}")
-    try:
-        made = dataclasses.replace(found.recipes[schedule], **recipe)
-    except ValueError as error:
-        raise ExperimentError(str(error)) from None
-    return Config(
-        experiment=experiment,
-        model=model,
-        transform=transform,
-        data=data,
-        seed=seed,
-        schedule=schedule,
-        recipe=made,
-        precision=precision,
-        compile=compile,
-        options=defaults | (options or {}),
-        log_every=default_log_every(made.iterations) if log_every is None else log_every,
-    )
-
-
-def default_options(experiment: Experiment, model: str) -> dict[str, int | str]:
-    """The options of an experiment's network, as they are unless something else is said."""
-    options = experiment.options | experiment.models[model].options
-    return {name: option.default for name, option in options.items()}
-
-
-def run_name(config: Config) -> str:
-    """A run's name, for files: the same for the same configuration, and different for different ones.
-
-    What is as the experiment has it by default goes without saying.
-    """
-    experiment = experiment_of(config)
-    recipe, base = config.recipe, experiment.recipes[config.schedule]
-    parts = [config.experiment, config.data, config.model]
-    if config.transform != "none":
-        parts.append(config.transform)
-    defaults = default_options(experiment, config.model)
-    parts += [f"{name.replace('_', '')}{value}" for name, value in config.options.items() if value != defaults[name]]
-    parts.append(f"{config.schedule}{recipe.iterations}x{recipe.batch_size}")
-    for f in dataclasses.fields(Recipe):
-        value = getattr(recipe, f.name)
-        if f.name not in ("iterations", "batch_size") and value != getattr(base, f.name):
-            shown = "-".join(f"{v:.3g}" for v in value) if isinstance(value, tuple) else value
-            parts.append(f"{f.name.replace('_', '')}{shown}")
-    if config.precision != "fp32":
-        parts.append(config.precision)
-    if config.compile:
-        parts.append("compiled")
-    if config.log_every != default_log_every(recipe.iterations):
-        parts.append(f"log{config.log_every}")
-    return "--".join([*parts, f"seed{config.seed}"])

@@ -13,8 +13,8 @@ from typing import IO
 
 from tstn.experiments import results
 from tstn.experiments.config import Config, ExperimentError
+from tstn.experiments.configs import run_name
 from tstn.experiments.options import arguments_of
-from tstn.experiments.registry import run_name
 
 UNFINISHED = 75
 """Exit status of what stopped because its time was over: sysexits' "try again later"."""

@@ -17,7 +17,7 @@ import torch
 import tstn
 from tstn import data
 from tstn.experiments.config import Config, ExperimentError
-from tstn.experiments.registry import run_name
+from tstn.experiments.configs import run_name
 
 if TYPE_CHECKING:
     from tstn.experiments.engine import Outcome

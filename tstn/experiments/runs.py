@@ -12,8 +12,8 @@ from accelerate.utils import broadcast_object_list
 
 from tstn.experiments import checkpoint, results
 from tstn.experiments.config import Config, ExperimentError
+from tstn.experiments.configs import run_name
 from tstn.experiments.engine import Setup, train
-from tstn.experiments.registry import run_name
 from tstn.experiments.results import Result
 
 try:

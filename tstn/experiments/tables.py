@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tstn.experiments.config import Config
+from tstn.experiments.experiment import default_options
 from tstn.experiments.paper import TABLES, Cell, Table
-from tstn.experiments.registry import EXPERIMENTS, default_options
+from tstn.experiments.registry import EXPERIMENTS
 from tstn.experiments.results import Result
 
 HEAD = """\
