@@ -29,7 +29,7 @@ def generated_map_kernel(
     ey = tl.full((), EXTENT_Y, x.dtype)
     ex_out = tl.full((), EXTENT_X_OUT, x.dtype)
     ey_out = tl.full((), EXTENT_Y_OUT, x.dtype)
-    frame = (ex / ex_out, ex / ey_out, ey / ex_out, ey / ey_out, ex, ey, ex_out, ey_out)
+    frame = (ex / ex_out, ex / ey_out, ey / ex_out, ey / ey_out, ex, ey, 1.0 / ex_out, 1.0 / ey_out)
     theta = (theta_ptr, 0, 1, 1)
     x_source, y_source = MAP(theta, (theta_ptr, 0), x, y, frame, 1)
     tl.store(x_source_ptr + lane, x_source)

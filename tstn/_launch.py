@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tstn import _configs, _plan
-from tstn._backend import INTERPRETED
 from tstn._plan import Call, Layouts, Step
 from tstn._warp import Needed, Operands, Warp, memory_format
 
@@ -78,7 +77,8 @@ class Launch(NamedTuple):
         kernel = getattr(tstn_kernels, step.kernel)
         options = self.options("cuda" if torch.version.hip is None else "hip")
         compiled = kernel[(step.programs,)](*self.arguments, **step.constexprs, **options)
-        if not INTERPRETED:
+        # The interpreter compiles nothing.
+        if compiled is not None:
             constexprs = [step.constexprs[name] for name in kernel.arg_names[len(self.arguments) :]]
             step.ready[key] = compiled[(step.programs, 1, 1)], (*step.numbers, *constexprs)
 
