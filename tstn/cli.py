@@ -11,6 +11,7 @@ from pathlib import Path
 from tstn import data
 from tstn.experiments import plans, reproduce
 from tstn.experiments.config import ExperimentError
+from tstn.experiments.configs import run_name
 from tstn.experiments.options import (
     add_device_options,
     add_folder_options,
@@ -19,7 +20,6 @@ from tstn.experiments.options import (
     positive,
     positive_number,
 )
-from tstn.experiments.registry import run_name
 from tstn.experiments.reproduce import UNFINISHED
 
 INTERRUPTED = 130

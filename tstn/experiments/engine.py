@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tstn.experiments import checkpoint
 from tstn.experiments.config import Config, ExperimentError
 from tstn.experiments.configs import experiment_of
-from tstn.experiments.history import History
+from tstn.experiments.history import History, Outcome
 from tstn.experiments.logs import Log
 from tstn.experiments.looks import Look, look
 from tstn.experiments.optim import make_optimizer, set_lr
@@ -55,23 +55,6 @@ class Setup:
     max_seconds: float | None = None
     tensorboard: bool = False
     workers: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training gave.
-
-    Attributes:
-        error: Test error in percent, on the whole test set.
-        parameters: Number of weights, frozen ones not counted.
-        seconds: Training time, over all the times the run was started, without measurements of the error.
-        history: Learning curves and looks.
-    """
-
-    error: float
-    parameters: int
-    seconds: float
-    history: History
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:

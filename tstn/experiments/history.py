@@ -45,3 +45,20 @@ class History:
         """Loss and error where the error was measured."""
         kept = [i for i, error in enumerate(self.error) if error is not None]
         return {name: [getattr(self, name)[i] for i in kept] for name in ("iteration", "loss", "error")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave.
+
+    Attributes:
+        error: Test error in percent, on the whole test set.
+        parameters: Number of weights, frozen ones not counted.
+        seconds: Training time, over all the times the run was started, without measurements of the error.
+        history: Learning curves and looks.
+    """
+
+    error: float
+    parameters: int
+    seconds: float
+    history: History

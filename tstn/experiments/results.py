@@ -10,7 +10,7 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,7 @@ import tstn
 from tstn import data
 from tstn.experiments.config import Config, ExperimentError
 from tstn.experiments.configs import run_name
-
-if TYPE_CHECKING:
-    from tstn.experiments.engine import Outcome
+from tstn.experiments.history import Outcome
 
 SCHEMA_VERSION = 1
 FORM: dict[str, type | tuple[type, ...]] = {
