@@ -79,7 +79,7 @@ def assert_same(first: checkpoint.State, second: checkpoint.State) -> None:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    options = ["--iterations", "400", "--batch-size", "32", "--log-every", "3", "--checkpoint-seconds", "0.05"]
+    options = ["--iterations", "240", "--batch-size", "16", "--log-every", "3", "--checkpoint-seconds", "0.05"]
     run(*command(tmp_path / "undisturbed", *options))
     # Once while it starts or soon after, twice in the middle of training.
     moments = random.Random(3)
@@ -101,12 +101,12 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert not list((tmp_path / "killed").glob("*.json"))
-    assert final(tmp_path / "killed")["iteration"] < 400
+    assert final(tmp_path / "killed")["iteration"] < 240
     run(*command(tmp_path / "killed", *options))
     assert_same(final(tmp_path / "undisturbed"), final(tmp_path / "killed"))
     undisturbed, killed = ([dict(row, seconds="") for row in log(tmp_path / n)] for n in ("undisturbed", "killed"))
     assert undisturbed == killed
-    assert len(killed) == 134
+    assert len(killed) == 80
 
 
 def entries(folder: Path) -> int:

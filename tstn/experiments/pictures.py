@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -186,7 +186,7 @@ def _curves(panel: Panel, left: float, history: History) -> None:
         "training loss": (history.iteration, history.loss, GREY),
         "error, % of first 1,000": (measured["iteration"], measured["error"], HEADS[0]),
     }
-    top, each = 0.62, (height - 0.62 - 0.12) / len(curves)
+    top, each = 0.62, min(1.6, (height - 0.62 - 0.12) / len(curves))
     for row, (name, (x, y, color)) in enumerate(curves.items()):
         bottom = height - top - (row + 1) * each + 0.26
         axes = panel.figure.add_axes((left / width, bottom / height, 1.8 / width, (each - 0.45) / height))
@@ -197,6 +197,7 @@ def _curves(panel: Panel, left: float, history: History) -> None:
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.tick_params(labelsize=6, labelcolor=GREY, length=2, color=GREY)
         axes.grid(color="#e6e6e6", linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
