@@ -54,7 +54,7 @@ def _cpu() -> Iterator[Cell]:
     for model in ("cnn", "st-cnn"):
         yield "mnist-tc", model, None, {"iterations": 1000, "options": {"width": 16}}
     for model in ("fcn", "st-fcn", "2st-fcn"):
-        yield "addition", model, None, {"iterations": 6000}
+        yield "addition", model, None, {"iterations": 6000, "options": {"width": 256}}
     yield from _colocalization((0,))
 
 
