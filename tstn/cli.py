@@ -86,7 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--schedule", choices=("fast", "paper"), default="fast", help="default: fast")
     table.add_argument("--iterations", type=positive, metavar="N", help="batches; default: the schedule's")
     table.add_argument(
-        "--jobs", type=positive, default=1, metavar="N", help="runs at once; 4 or so keep one GPU busy; default: 1"
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="runs at once, for a GPU that one small network does not fill; default: 1",
     )
     add_folder_options(table)
     add_device_options(table)
