@@ -17,8 +17,9 @@ HEAD = """\
 
 Made by `tstn results experiments/results --output docs/results.md`; do not edit. Each cell has the paper's number and
 then ours: the mean over seeds, after how many batches (the paper trains for 150,000 and more), and in brackets the row
-of [All runs](#all-runs) that says how it came about. Where several lengths were run, the longest stands here. A cell
-without a number of ours was not run; nothing is estimated.
+of [All runs](#all-runs) that says how it came about. Where there are several, the longest training stands here, then
+the one with most seeds, then the one with most weights. A cell without a number of ours was not run; nothing is
+estimated.
 
 The paper's numbers are from notes on it that agree with each other, and from its text. Less sure than the others are
 addition's ST-FCN TPS and the digits of co-localisation.
@@ -98,7 +99,7 @@ def _ours(cell: Cell, table: Table, groups: list[Group]) -> str:
     fitting = [group for group in groups if _fits(group.config, cell)]
     if not fitting:
         return ""
-    best = max(fitting, key=lambda group: (group.config.recipe.iterations, len(group.results)))
+    best = max(fitting, key=lambda g: (g.config.recipe.iterations, len(g.results), g.results[0]["parameters"]))
     value = 100 - best.error if table.accuracy else best.error
     return f"{value:.2f} after {best.config.recipe.iterations:,} [{best.number}]"
 
