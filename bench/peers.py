@@ -73,7 +73,7 @@ def _looped(input: Tensor, theta: Tensor, workload: Workload, build: Build) -> T
 
 
 def _kornia(input: Tensor, pixels: Tensor, workload: Workload, build: Build) -> Tensor:
-    from kornia.geometry.transform import warp_affine, warp_perspective
+    from kornia.geometry.transform import warp_affine, warp_perspective  # pyright: ignore[reportMissingImports]
 
     warp = warp_affine if workload.family == "affine" else warp_perspective
     return warp(input, pixels, workload.size, align_corners=workload.align_corners)
