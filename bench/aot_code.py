@@ -20,7 +20,7 @@ from triton.compiler.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from bench.aot_cases import Case, launches
-from tstn._launch import Launch
+from tstn._launch import Launch, warps
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -89,7 +89,7 @@ def specialize(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, 
     kernel = getattr(tstn_kernels, launch.kernel)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    keywords = {**launch.constexprs, **launch.options(target.backend)}
+    keywords = {**launch.constexprs, **launch.options(target.backend, target.warp_size)}
     bound, specialization, options = bind(*launch.arguments, **keywords)
     options, signature, constexprs, attrs = kernel._pack_args(backend, keywords, bound, specialization, options)
     return ASTSource(kernel, signature, constexprs, attrs), options.__dict__
@@ -101,7 +101,7 @@ def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     kernel = triton.compile(source, target=target, options=options)
     sizes = launch.constexprs
     elements = sizes["BLOCK"] if "BLOCK" in sizes else sizes["TILE_H"] * sizes["TILE_W"] * sizes["BLOCK_C"]
-    threads_per_element = launch.config.num_warps * target.warp_size / elements
+    threads_per_element = warps(launch.config, target.warp_size) * target.warp_size / elements
     if target.backend == "hip":
         return amdgcn_code(kernel.asm["amdgcn"], threads_per_element)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:

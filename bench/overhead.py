@@ -103,7 +103,7 @@ def bare(launches: list[_launch.Launch]) -> Callable[[], None]:
     prepared = []
     for launch in launches:
         kernel = getattr(tstn_kernels, launch.kernel)[(launch.programs,)]
-        prepared.append((kernel, launch.arguments, {**launch.constexprs, **launch.options("cuda")}))
+        prepared.append((kernel, launch.arguments, {**launch.constexprs, **launch.options("cuda", 32)}))
 
     def run() -> None:
         for kernel, arguments, keywords in prepared:

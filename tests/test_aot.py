@@ -310,14 +310,12 @@ def test_channels_last_compiles_to_wide_accesses(tmp_path: Path) -> None:
     done = run(COMPILE, tmp_path)
     assert done.returncode == 0, done.stderr
     codes = {target: [Code(**code) for code in pair] for target, pair in json.loads(done.stdout).items()}
-    # A wavefront's 64 lanes leave two channels to each.
-    width = {"sm_90": "16", "gfx942": "8"}
-    for target, (forward, backward) in codes.items():
+    for forward, backward in codes.values():
         assert forward.spills == forward.stack == backward.spills == backward.stack == 0
         assert 16 < forward.registers < 256
         assert forward.instructions > 100
-        assert forward.loads[width[target]] >= 4
-        assert set(forward.stores) == {width[target]}
+        assert forward.loads["16"] >= 4
+        assert set(forward.stores) == {"16"}
         assert not forward.reductions
     assert set(codes["sm_90"][1].reductions) == {"RED.F32x4"}
     assert set(codes["gfx942"][1].reductions) == {"RED.F32"}

@@ -205,15 +205,17 @@ def test_too_many_programs_is_an_error(kernel_place):
 
 
 def test_configurations_cover_all_channels():
-    for channels, programs, channels_last, itemsize, kernel, heavy in itertools.product(
+    for channels, programs, channels_last, itemsize, family, kind, bicubic, fixed in itertools.product(
         (1, 2, 3, 5, 17, 64, 513),
         (1, 100, 10**6),
         (False, True),
         (2, 4, 8),
-        ("affine", "thin_plate_spline"),
+        ("matrix", "dense", "spline", "custom"),
+        ("forward", "theta", "scatter", "gather"),
+        (False, True),
         (False, True),
     ):
-        config = _configs.choose(channels_last, channels, itemsize, kernel, heavy)
+        config = _configs.choose(_configs.Work(channels_last, channels, itemsize, family, kind, bicubic, fixed))
         run = _configs.channels_per_program(config, programs, channels)
         assert run % config.block_c == 0
         splits = -(-channels // run)

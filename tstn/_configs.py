@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Config:
     """How a kernel is cut into programs."""
 
-    # Output pixels of a program; a warp covers four rows of 16 or 8, so that rotated reads stay in few sectors.
+    # Output pixels of a program; 32 lanes cover rows of 16 or 8, so that rotated reads stay in few sectors.
     tile_h: int
     tile_w: int
     # Channels held in registers at a time.
     block_c: int
+    # Of 32 lanes; half as many where a warp has 64.
     num_warps: int = 4
     # Samples that share what a tile's pixels have in common: a spline's basis.
     samples: int = 1
@@ -22,14 +23,23 @@ class Config:
 
 
 # NCHW, lanes over pixels, two each, whose coordinates serve all channels; a few channels at a time keep several
-# independent loads in flight.
+# independent loads in flight. All of the channels at once need no loop.
 PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1)
-PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2, maxnreg=255)
+PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # To gather, each block of channels finds the output pixels anew.
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
-# Sixteen taps, sums in fixed point or values of 64 bits: one pixel each.
+# Maps of the user's, of which nobody knows how many registers they take, on their way to two images: one pixel each.
+CUSTOM_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
+CUSTOM_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
+CUSTOM_PIXELS_3 = Config(tile_h=16, tile_w=8, block_c=3)
+# Sixteen taps, whose weights serve all channels.
+BICUBIC_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
+BICUBIC_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
+BICUBIC_PIXELS_3 = Config(tile_h=16, tile_w=8, block_c=3)
+BICUBIC_PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 or 16 lanes with a 16-byte access each.
@@ -43,8 +53,18 @@ CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
 # channels_last where a value takes many registers: one or two values per lane.
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
-# Splines. The basis costs more than the samples' own work, unless there are many channels.
-SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=255)
+# Splines. The basis costs more than the samples' own work, unless there are many channels; backward, where every
+# sample has sums of its own, fewer share it.
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
+SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=4)
+SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=4)
+SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=2)
+SPLINE_THETA_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
+SPLINE_THETA_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
+SPLINE_SCATTER_2 = Config(tile_h=16, tile_w=8, block_c=2)
+SPLINE_SCATTER_3 = Config(tile_h=16, tile_w=8, block_c=3)
+SPLINE_BACKWARD_4 = Config(tile_h=16, tile_w=8, block_c=4)
+HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
 # Kernels that go through memory as it lies have no tile.
@@ -63,35 +83,64 @@ THETA_PARTS = 2**17
 FEW_NUMBERS = 16
 
 
-def choose(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy: bool) -> Config:
-    """The configuration for an input of ``channels`` channels, ``itemsize`` bytes each, and a coordinate map.
+@dataclass(frozen=True)
+class Work:
+    """What a kernel is to do, as far as its configuration depends on it."""
 
-    ``heavy`` says that each value takes many registers: sixteen taps, or sums in fixed point.
-    """
-    double = itemsize == 8
-    if kernel == "thin_plate_spline" and not (channels_last and channels > 4):
-        return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4 if channels_last else SPLINE_1
-    if not channels_last:
-        if heavy:
-            return HEAVY_PIXELS_1
-        if double and channels > 1:
-            return DOUBLE_PIXELS_2
-        return {1: PIXELS_1, 2: PIXELS_2, 3: PIXELS_3}.get(channels, PIXELS_4)
+    channels_last: bool
+    channels: int
+    # Bytes of one value.
+    itemsize: int
+    # "matrix", "dense", "spline" or "custom".
+    map: str
+    # "forward", "theta" (backward without the input's gradient), "scatter" or "gather".
+    kind: str = "forward"
+    bicubic: bool = False
+    # Whether sums are in fixed point.
+    fixed: bool = False
+
+
+def choose(work: Work) -> Config:
+    """The configuration for some work."""
+    if work.channels_last:
+        return _choose_channels_last(work)
+    double = work.itemsize == 8
+    heavy = work.fixed or (work.bicubic and double)
+    last = min(work.channels, 4) - 1
+    if work.map == "spline":
+        if double:
+            return SPLINE_DOUBLE
+        if heavy or work.bicubic:
+            return HEAVY_SPLINE_1
+        if work.kind == "forward":
+            return (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
+        if work.kind == "theta":
+            return (SPLINE_1, SPLINE_THETA_2, SPLINE_THETA_3, SPLINE_BACKWARD_4)[last]
+        return (SPLINE_1, SPLINE_SCATTER_2, SPLINE_SCATTER_3, SPLINE_BACKWARD_4)[last]
     if heavy:
-        return HEAVY_CHANNELS_4 if channels <= 4 else HEAVY_CHANNELS_32
+        return HEAVY_PIXELS_1
     if double:
-        return CHANNELS_4_DOUBLE if channels <= 16 else CHANNELS_32_DOUBLE
-    if channels <= 16:
-        return CHANNELS_4 if channels <= 4 else CHANNELS_8
-    return CHANNELS_64_HALF if itemsize == 2 else CHANNELS_64
+        return PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
+    if work.bicubic:
+        return (BICUBIC_PIXELS_1, BICUBIC_PIXELS_2, BICUBIC_PIXELS_3, BICUBIC_PIXELS_4)[last]
+    if work.kind == "gather" and work.channels >= 8:
+        return GATHER_PIXELS_8
+    if work.kind == "scatter" and work.map == "custom":
+        return (CUSTOM_PIXELS_1, CUSTOM_PIXELS_2, CUSTOM_PIXELS_3, PIXELS_4)[last]
+    return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 
-def choose_gather(channels_last: bool, channels: int, itemsize: int, kernel: str, heavy: bool) -> Config:
-    """The same for the kernel that gathers the input's gradient."""
-    config = choose(channels_last, channels, itemsize, kernel, heavy)
-    if channels >= 8 and itemsize < 8 and not (channels_last or heavy):
-        config = GATHER_PIXELS_8
-    return replace(config, maxnreg=255)
+def _choose_channels_last(work: Work) -> Config:
+    double = work.itemsize == 8
+    if work.map == "spline" and work.channels <= 4:
+        return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4
+    if work.bicubic or work.fixed:
+        return HEAVY_CHANNELS_4 if work.channels <= 4 else HEAVY_CHANNELS_32
+    if double:
+        return CHANNELS_4_DOUBLE if work.channels <= 16 else CHANNELS_32_DOUBLE
+    if work.channels <= 16:
+        return CHANNELS_4 if work.channels <= 4 else CHANNELS_8
+    return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
 
 
 def channels_per_program(config: Config, programs: int, channels: int) -> int:

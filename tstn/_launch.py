@@ -17,6 +17,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 NO_GRADIENTS: Gradients = (None, None, None, None)
 
 
+def warps(config: _configs.Config, warp_size: int) -> int:
+    """How many warps have as many lanes as the configuration asks for."""
+    return max(32 * config.num_warps // warp_size, 1)
+
+
 class Launch(NamedTuple):
     """A step and its tensors."""
 
@@ -44,9 +49,9 @@ class Launch(NamedTuple):
     def config(self) -> _configs.Config:
         return self.step.config
 
-    def options(self, backend: str) -> dict[str, Any]:
+    def options(self, backend: str, warp_size: int) -> dict[str, Any]:
         """The compiler's options for Triton's backend, "cuda" or "hip"."""
-        options = {"num_warps": self.config.num_warps, "enable_fp_fusion": True}
+        options = {"num_warps": warps(self.config, warp_size), "enable_fp_fusion": True}
         if backend == "cuda" and self.config.maxnreg is not None:
             options["maxnreg"] = self.config.maxnreg
         return options
@@ -75,7 +80,9 @@ class Launch(NamedTuple):
         import tstn_kernels
 
         kernel = getattr(tstn_kernels, step.kernel)
-        options = self.options("cuda" if torch.version.hip is None else "hip")
+        backend = "cuda" if torch.version.hip is None else "hip"
+        warp_size = torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
+        options = self.options(backend, warp_size)
         compiled = kernel[(step.programs,)](*self.arguments, **step.constexprs, **options)
         # The interpreter compiles nothing.
         if compiled is not None:

@@ -143,7 +143,7 @@ call = lru_cache(maxsize=PLANS)(Call)
 
 
 def _forward(operands: Layouts, warp: Warp) -> Step:
-    cut = _cut(operands, warp)
+    cut = _cut(operands, warp, "forward")
     input = operands.input
     output = _dense(input._replace(shape=(operands.warps, input.shape[1], *warp.size)), input.channels_last)
     strides, sizes = _arguments(operands, warp)
@@ -220,7 +220,9 @@ def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, d
     if scatter != "none" or any(grad is not None for grad in grads[1:]):
         fixed = scatter == "fixed"
         numbers = _numbers(operands)
-        cut = _cut(operands, warp, 0 if grads.theta is None else numbers, splittable=grads.flow is None, fixed=fixed)
+        kind = "theta" if scatter == "none" else "scatter"
+        parts_of = 0 if grads.theta is None else numbers
+        cut = _cut(operands, warp, kind, parts_of, splittable=grads.flow is None, fixed=fixed)
         if grads.theta is not None and (cut.parts * cut.splits > 1 or grads.theta.dtype != wide):
             need("grad_theta_parts", operands.warps * cut.parts * cut.splits * numbers, wide)
             finish = finish._replace(theta_parts=cut.parts * cut.splits)
@@ -256,12 +258,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     import tstn_kernels
 
     batch, channels, height, width = operands.input.shape
-    channels_last = operands.input.channels_last
-    config = _configs.INTERPRETER
-    if not INTERPRETED:
-        config = _configs.choose_gather(
-            channels_last, channels, operands.input.dtype.itemsize, warp.kernel, warp.mode == "bicubic"
-        )
+    config = _config(operands, warp, "gather")
     down, across = -(-height // config.tile_h), -(-width // config.tile_w)
     run = _configs.channels_per_program(config, batch * down * across, channels)
     splits = -(-channels // run)
@@ -496,6 +493,22 @@ def _step(
     return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, {})
 
 
+def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:
+    import tstn_kernels
+
+    family = "spline" if warp.kernel == "thin_plate_spline" else "matrix"
+    if INTERPRETED:
+        return dataclasses.replace(_configs.INTERPRETER, samples=2 if family == "spline" else 1)
+    if warp.kernel not in tstn_kernels.MAPS:
+        family = "custom"
+    elif family != "spline" and warp.kernel not in tstn_kernels.MATRICES:
+        family = "dense"
+    input = operands.input
+    bicubic = warp.mode == "bicubic"
+    work = _configs.Work(input.channels_last, input.shape[1], input.dtype.itemsize, family, kind, bicubic, fixed)
+    return _configs.choose(work)
+
+
 class _Cut(NamedTuple):
     """How a call is cut into programs: groups of samples x tiles, or parts of the tiles, x runs of channels."""
 
@@ -509,17 +522,12 @@ class _Cut(NamedTuple):
     run_of_channels: int
 
 
-def _cut(operands: Layouts, warp: Warp, parts_of: int = 0, splittable: bool = True, fixed: bool = False) -> _Cut:
+def _cut(
+    operands: Layouts, warp: Warp, kind: str, parts_of: int = 0, splittable: bool = True, fixed: bool = False
+) -> _Cut:
     """``parts_of`` is how many numbers each part leaves behind for each sample."""
     thetas, channels = operands.warps, operands.input.shape[1]
-    if INTERPRETED:
-        config = _configs.INTERPRETER
-        if warp.kernel == "thin_plate_spline":
-            config = dataclasses.replace(config, samples=2)
-    else:
-        heavy = fixed or warp.mode == "bicubic"
-        itemsize = operands.input.dtype.itemsize
-        config = _configs.choose(operands.input.channels_last, channels, itemsize, warp.kernel, heavy)
+    config = _config(operands, warp, kind, fixed)
     height, width = warp.size
     groups = -(-thetas // config.samples)
     across = -(-width // config.tile_w)
@@ -565,6 +573,7 @@ def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tupl
     return {
         "CHANNELS_LAST": operands.input.channels_last,
         "PART_BLOCKS": operands.input.shape[1] % config.block_c != 0,
+        "ONE_BLOCK": operands.input.shape[1] <= config.block_c,
         "DTYPE": tl.float64 if operands.input.dtype == torch.float64 else tl.float32,
         "OFFSET": tl.int32 if max(map(_reach, addressed)) <= INT32_MAX else tl.int64,
         "TILE_H": config.tile_h,

@@ -7,6 +7,7 @@ from tstn_kernels.coords import (
     aligned,
     centred,
     channel_block,
+    channel_run,
     flow_px,
     over_channels,
     program_place,
@@ -129,6 +130,7 @@ def sample_backward_kernel(
     INDEXED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PART_BLOCKS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     INPUT_GRAD: tl.constexpr,
     THETA_GRAD: tl.constexpr,
     FLOW_GRAD: tl.constexpr,
@@ -164,7 +166,7 @@ def sample_backward_kernel(
     part_of_theta = (part * splits[0] + split).to(tl.int64)
     grad_theta_ptr += first_m * grad_theta_stride_m + part_of_theta * grad_theta_stride_part
     part_of_fill = (group * parts[0] + part).to(tl.int64)
-    channel_end = tl.minimum((split + 1) * channels_per_program, C)
+    run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
     input_strides = (input_stride_h, input_stride_w)
     grad_input_strides = (grad_input_stride_h, grad_input_stride_w)
     if LOOPED == 0:
@@ -200,7 +202,7 @@ def sample_backward_kernel(
             missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
         grad_x = tl.zeros((inside & (channel_block(0, inside, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
         grad_y = tl.zeros(grad_x.shape, DTYPE)
-        for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
+        for channel_start in range(run_start, run_end, BLOCK_C):
             c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
             fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
             grads = ()

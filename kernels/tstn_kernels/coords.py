@@ -28,6 +28,18 @@ def quotient(a, b):
 
 
 @triton.jit
+def quotients(a, b, divisor):
+    """a / divisor and b / divisor by one reciprocal, within an ulp and exact where the quotient is; NaN at 0."""
+    divisor = tl.where(divisor == 0.0, float("nan"), divisor)
+    reciprocal = 1.0 / divisor
+    reciprocal = tl.fma(tl.fma(-reciprocal, divisor, 1.0), reciprocal, reciprocal)
+    a_over, b_over = a * reciprocal, b * reciprocal
+    # What is left over, divided in turn.
+    a_over = tl.fma(tl.fma(-a_over, divisor, a), reciprocal, a_over)
+    return a_over, tl.fma(tl.fma(-b_over, divisor, b), reciprocal, b_over)
+
+
+@triton.jit
 def divided(n, divisor):
     """n // d for 0 <= n < 2^31, by multiplication; divisor is d, its scaled reciprocal and the shift that undoes it.
 
@@ -100,6 +112,15 @@ def channel_block(first, lanes, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constex
 
 
 @triton.jit
+def channel_run(split, run, C, ONE_BLOCK: tl.constexpr):
+    """Where a program's channels begin and end. One block of them needs no loop, which the compiler then sees."""
+    if ONE_BLOCK:
+        return 0, 1
+    else:
+        return split * run, tl.minimum((split + 1) * run, C)
+
+
+@triton.jit
 def repeated(value, count: tl.constexpr):
     """A tuple of the same value."""
     values = ()
@@ -122,7 +143,9 @@ def target_tile(tile, size, across, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
     lane = tl.arange(0, TILE_H * TILE_W)
     tile_row = divided(tile, across)
     row = tile_row * TILE_H + lane // TILE_W
-    col = remainder(tile, tile_row, across) * TILE_W + lane % TILE_W
+    # By bits: where the compiler sees that columns follow each other, it lays out stores unlike loads, and carries
+    # values from one to the other through shared memory.
+    col = remainder(tile, tile_row, across) * TILE_W + (lane & (TILE_W - 1))
     return row, col, (row < size[0]) & (col < size[1])
 
 

@@ -7,6 +7,7 @@ from tstn_kernels.coords import (
     aligned,
     centred,
     channel_block,
+    channel_run,
     flow_px,
     over_channels,
     program_place,
@@ -108,6 +109,7 @@ def sample_forward_kernel(
     INDEXED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PART_BLOCKS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
     OFFSET: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -155,8 +157,8 @@ def sample_forward_kernel(
     inside = over_channels(inside, CHANNELS_LAST)
     input_strides = (input_stride_h, input_stride_w)
 
-    channel_end = tl.minimum((split + 1) * channels_per_program, C)
-    for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
+    run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
+    for channel_start in range(run_start, run_end, BLOCK_C):
         c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
         # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
         values = repeated(tl.zeros((inside & (c < C)).shape, DTYPE), UNROLL)

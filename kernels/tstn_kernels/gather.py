@@ -7,6 +7,7 @@ from tstn_kernels.coords import (
     centre_px,
     centred,
     channel_block,
+    channel_run,
     divided,
     over_channels,
     program_place,
@@ -92,6 +93,7 @@ def gather_backward_kernel(
     INDEXED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PART_BLOCKS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
     OFFSET: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -131,11 +133,9 @@ def gather_backward_kernel(
     stop = tl.minimum(start + thetas_per_share, stop)
 
     grad_input_ptr += share.to(tl.int64) * grad_input_stride_share + n.to(tl.int64) * grad_input_stride_n
-    grad_input_offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
-    grad_input_offset = over_channels(grad_input_offset, CHANNELS_LAST)
     in_tile = over_channels(inside, CHANNELS_LAST)
-    channel_end = tl.minimum((split + 1) * channels_per_program, C)
-    for channel_start in range(split * channels_per_program, channel_end, BLOCK_C):
+    run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
+    for channel_start in range(run_start, run_end, BLOCK_C):
         c = channel_block(channel_start, in_tile, CHANNELS_LAST, BLOCK_C)
         # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
         values = repeated(tl.zeros((in_tile & (c < C)).shape, DTYPE), UNROLL)
@@ -149,7 +149,6 @@ def gather_backward_kernel(
             some = inside & (first_x < past_x) & (first_y < past_y)
             columns = tl.max(tl.where(some, past_x - first_x, 0))
             rows = tl.max(tl.where(some, past_y - first_y, 0))
-            past_y = tl.where(some, past_y, first_y)
             for j in range(rows):
                 target_row = first_y + j
                 y_target = centred(target_row, H_OUT, DTYPE)
@@ -158,7 +157,8 @@ def gather_backward_kernel(
                     x_source, y_source = POINT(matrix, centred(target_col, W_OUT, DTYPE), y_target, frame)
                     weight = pixel_weight(x_source + centre_px(W, DTYPE), col, MODE)
                     weight *= pixel_weight(y_source + centre_px(H, DTYPE), row, MODE)
-                    weight = tl.where((target_col < past_x) & (target_row < past_y), weight, 0.0)
+                    # Beyond its own box a pixel's weight is 0, beyond the output there is nothing to weigh.
+                    weight = tl.where((target_col < W_OUT) & (target_row < H_OUT), weight, 0.0)
                     weight = over_channels(weight, CHANNELS_LAST)
                     offset = target_row.to(OFFSET) * grad_output_stride_h + target_col.to(OFFSET) * grad_output_stride_w
                     target_at = grad_output_at + over_channels(offset, CHANNELS_LAST)
@@ -171,6 +171,8 @@ def gather_backward_kernel(
                         grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
                         sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
                     values = sums
+        offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
+        grad_input_at = grad_input_ptr + over_channels(offset, CHANNELS_LAST)
         for channel in tl.static_range(UNROLL):
-            at = grad_input_ptr + grad_input_offset + (c + channel).to(OFFSET) * grad_input_stride_c
+            at = grad_input_at + (c + channel).to(OFFSET) * grad_input_stride_c
             tl.store(at, rounded(values[channel], grad_input_ptr), mask=in_tile & (c + channel < C))

@@ -22,7 +22,7 @@ that takes them, for kernels that look at one sample's points again and again.
 import triton
 import triton.language as tl
 
-from tstn_kernels.coords import quotient
+from tstn_kernels.coords import quotients
 from tstn_kernels.padding import HUGE
 from tstn_kernels.preimage import affine_preimage, projective_preimage
 
@@ -177,10 +177,7 @@ def homogeneous(matrix, x, y, frame):
 def projective_point(matrix, x, y, frame):
     """(u / w, v / w), (u, v, w) = theta @ (x, y, 1); NaN at w = 0"""
     u, v = affine_point(matrix, x, y, frame)
-    w = homogeneous(matrix, x, y, frame)
-    seen = w != 0.0
-    w = tl.where(seen, w, 1.0)
-    return tl.where(seen, quotient(u, w), float("nan")), tl.where(seen, quotient(v, w), float("nan"))
+    return quotients(u, v, homogeneous(matrix, x, y, frame))
 
 
 @triton.jit
@@ -197,9 +194,8 @@ def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
     w = homogeneous(matrix, x, y, frame)
     # Near w = 0 nothing is seen, and 0 times infinity would spoil the sums.
     seen = (tl.abs(x_source) < HUGE) & (tl.abs(y_source) < HUGE)
-    w = tl.where(seen, w, 1.0)
-    grad_u = tl.where(seen, quotient(grad_x, w), 0.0)
-    grad_v = tl.where(seen, quotient(grad_y, w), 0.0)
+    grad_u, grad_v = quotients(grad_x, grad_y, w)
+    grad_u, grad_v = tl.where(seen, grad_u, 0.0), tl.where(seen, grad_v, 0.0)
     grad_w = -(grad_u * tl.where(seen, x_source, 0.0) + grad_v * tl.where(seen, y_source, 0.0))
     affine_map_vjp(grads, theta, constants, x, y, grad_u, grad_v, frame, SAMPLES)
     x_norm, y_norm = normalised(x, y, frame)

@@ -10,7 +10,7 @@ points at which nothing looks are empty, unless nothing better than the whole ou
 import triton
 import triton.language as tl
 
-from tstn_kernels.coords import centre_px, quotient
+from tstn_kernels.coords import centre_px
 
 # Stands for infinity where infinity times zero would be in the way.
 FAR = tl.constexpr(1e30)
@@ -78,7 +78,7 @@ def affine_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
     determinant = tl.where(sane, difference_of_products(a, e, b, d), 0.0)
     turned = tl.where(determinant < 0.0, -1.0, 1.0).to(dtype)
     flat = determinant == 0.0
-    inverse = tl.where(flat, 0.0, quotient(scale, tl.where(flat, 1.0, tl.abs(determinant))))
+    inverse = tl.where(flat, 0.0, scale / tl.where(flat, 1.0, tl.abs(determinant)))
     low_x, high_x = linear_bounds((e * x - b * y) * turned, (tl.abs(e) + tl.abs(b)) * reach, inverse)
     low_y, high_y = linear_bounds((a * y - d * x) * turned, (tl.abs(a) + tl.abs(d)) * reach, inverse)
     first_x, past_x = pixels_between(low_x, high_x, reached, W_OUT)
@@ -121,8 +121,8 @@ def projective_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
         w = g * corner_x + (h * corner_y + i)
         seen = w != 0.0
         w_or_one = tl.where(seen, w, 1.0)
-        source_x = quotient(a * corner_x + (b * corner_y + c), w_or_one)
-        source_y = quotient(d * corner_x + (e * corner_y + f), w_or_one)
+        source_x = (a * corner_x + (b * corner_y + c)) / w_or_one
+        source_y = (d * corner_x + (e * corner_y + f)) / w_or_one
         least_x = tl.minimum(least_x, tl.where(seen, source_x, FAR))
         most_x = tl.maximum(most_x, tl.where(seen, source_x, -FAR))
         least_y = tl.minimum(least_y, tl.where(seen, source_y, FAR))
@@ -161,7 +161,7 @@ def projective_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
         corner_x = x + sign_x * reach
         corner_y = y + sign_y * reach
         w = tl.where(bounded, wx * corner_x + (wy * corner_y + wt), 1.0)
-        inverse = quotient(tl.full((), 1.0, dtype), tl.where(w == 0.0, 1.0, w))
+        inverse = 1.0 / tl.where(w == 0.0, 1.0, w)
         target_x = (xx * corner_x + (xy * corner_y + xt)) * inverse
         target_y = (yx * corner_x + (yy * corner_y + yt)) * inverse
         low_x, high_x = tl.minimum(low_x, target_x), tl.maximum(high_x, target_x)
