@@ -5,6 +5,7 @@
     python -m bench.aot --write      rewrite aot_table.json
     python -m bench.aot --all        every combination of options, not a cover of pairs: days; spills only
     python -m bench.aot --only TEXT  variants whose "<variant> <target>" contains TEXT
+    python -m bench.aot --targets sm_90 gfx942     for these GPUs
 
 A variant is a kernel of a case of ``aot_cases``; where cases need the very same code, the first one names it.
 It got worse if
@@ -27,7 +28,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -58,10 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     task.add_argument("--write", action="store_true", help="rewrite the table")
     task.add_argument("--all", action="store_true", help="every combination of options, judged for spills only")
     parser.add_argument("--only", default="", metavar="TEXT", help='only where "<variant> <target>" contains TEXT')
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS, help="default: all of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes")
     options = parser.parse_args(arguments)
-    if options.write and options.only:
-        parser.error("--write rewrites the whole table and takes no --only")
+    if options.write and (options.only or set(options.targets) != set(TARGETS)):
+        parser.error("--write rewrites the whole table and takes neither --only nor --targets")
     if options.jobs < 1:
         parser.error("--jobs must be at least 1")
     if INTERPRETED:
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     complaints: list[str] = []
     cases = all_cases() if options.all else gate_cases()
     count = 0
-    for key, code in compile_cases(cases, options.only, options.jobs):
+    for key, code in compile_cases(cases, options.only, options.jobs, options.targets):
         count += 1
         variants.add(key[0])
         found = faults(key, code)
@@ -90,7 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         version, table = read_table(TABLE)
         if version == triton.__version__:
-            complaints += compare(codes, {key: code for key, code in table.items() if options.only in " ".join(key)})
+            asked = {k: c for k, c in table.items() if options.only in " ".join(k) and k[1] in options.targets}
+            complaints += compare(codes, asked)
         else:
             print(f"Triton {triton.__version__} here, {version} in the table: only spills are judged")
     elif options.write:
@@ -104,22 +107,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if complaints else 0
 
 
-def compile_cases(cases: Iterable[Case], only: str, workers: int) -> Iterator[tuple[Key, Code | str]]:
+def compile_cases(
+    cases: Iterable[Case], only: str, workers: int, targets: Collection[str] = TARGETS
+) -> Iterator[tuple[Key, Code | str]]:
     """The code, or why there is none, of every launch of the cases for every target, the same code once."""
-    jobs = find_jobs(cases, only)
+    jobs = find_jobs(cases, only, targets)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         while batch := list(islice(jobs, BATCH)):
             for variant, target, code in pool.imap(case_code, batch, chunksize=4):
                 yield (variant, target), code
 
 
-def find_jobs(cases: Iterable[Case], only: str = "") -> Iterator[Job]:
+def find_jobs(cases: Iterable[Case], only: str = "", targets: Collection[str] = TARGETS) -> Iterator[Job]:
     """What to compile: the first of the launches that share a source, for each target."""
     seen = set()
     for case in cases:
         for position, launch in enumerate(launches(case)):
             variant = f"{case.name}/{launch.kernel.removesuffix('_kernel')}"
-            for target in TARGETS:
+            for target in targets:
                 source, compiler_options = specialize(launch, TARGETS[target])
                 key = (target, source.hash(), str(compiler_options))
                 if key in seen:
