@@ -30,6 +30,7 @@ PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # To gather, each block of channels finds the output pixels anew.
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
+GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 # Maps of the user's, of which nobody knows how many registers they take, on their way to two images: one pixel each.
 CUSTOM_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
 CUSTOM_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
@@ -47,6 +48,8 @@ CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
 CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
 CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8)
 CHANNELS_64_HALF = Config(tile_h=4, tile_w=4, block_c=64)
+GATHER_CHANNELS_128 = Config(tile_h=4, tile_w=4, block_c=128, num_warps=8)
+GATHER_CHANNELS_128_HALF = Config(tile_h=4, tile_w=4, block_c=128)
 # Values of 64 bits take two registers each.
 CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
@@ -59,10 +62,8 @@ SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
 SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=4)
 SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=4)
 SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=2)
-SPLINE_THETA_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
-SPLINE_THETA_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
-SPLINE_SCATTER_2 = Config(tile_h=16, tile_w=8, block_c=2)
-SPLINE_SCATTER_3 = Config(tile_h=16, tile_w=8, block_c=3)
+SPLINE_BACKWARD_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
+SPLINE_BACKWARD_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
 SPLINE_BACKWARD_4 = Config(tile_h=16, tile_w=8, block_c=4)
 HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
@@ -114,9 +115,7 @@ def choose(work: Work) -> Config:
             return HEAVY_SPLINE_1
         if work.kind == "forward":
             return (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
-        if work.kind == "theta":
-            return (SPLINE_1, SPLINE_THETA_2, SPLINE_THETA_3, SPLINE_BACKWARD_4)[last]
-        return (SPLINE_1, SPLINE_SCATTER_2, SPLINE_SCATTER_3, SPLINE_BACKWARD_4)[last]
+        return (SPLINE_1, SPLINE_BACKWARD_2, SPLINE_BACKWARD_3, SPLINE_BACKWARD_4)[last]
     if heavy:
         return HEAVY_PIXELS_1
     if double:
@@ -124,7 +123,7 @@ def choose(work: Work) -> Config:
     if work.bicubic:
         return (BICUBIC_PIXELS_1, BICUBIC_PIXELS_2, BICUBIC_PIXELS_3, BICUBIC_PIXELS_4)[last]
     if work.kind == "gather" and work.channels >= 8:
-        return GATHER_PIXELS_8
+        return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
     if work.kind == "scatter" and work.map == "custom":
         return (CUSTOM_PIXELS_1, CUSTOM_PIXELS_2, CUSTOM_PIXELS_3, PIXELS_4)[last]
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
@@ -140,6 +139,8 @@ def _choose_channels_last(work: Work) -> Config:
         return CHANNELS_4_DOUBLE if work.channels <= 16 else CHANNELS_32_DOUBLE
     if work.channels <= 16:
         return CHANNELS_4 if work.channels <= 4 else CHANNELS_8
+    if work.kind == "gather" and work.channels > 64:
+        return GATHER_CHANNELS_128_HALF if work.itemsize == 2 else GATHER_CHANNELS_128
     return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
 
 

@@ -171,7 +171,8 @@ def generated(fn: MapFunction, theta_shape: tuple[int, ...]) -> tuple[str, bool]
         "grad_x_norm = grad_x * frame[4]",
         "grad_y_norm = grad_y * frame[5]",
         *lines,
-        *(f"add_sum(grads, {i}, tl.where(live, {called[g]}, 0.0))" for i, g in enumerate(gradients)),
+        *(f"sum_{i} = tl.where(live, {called[g]}, 0.0)" for i, g in enumerate(gradients)),
+        f"add_sums(grads, ({''.join(f'sum_{i}, ' for i in range(len(gradients)))}), {len(gradients)})",
     ]
     finite = all(
         expression.operation in TAME and (expression.value is None or abs(expression.value) < math.inf)
@@ -216,7 +217,7 @@ def kernel_maps(key: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     source, name = _sources[key].replace("KEY", key), f"<tstn {key}>"
     namespace: dict[str, Any] = {name: getattr(functions, name) for name in FUNCTIONS}
-    namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number, "add_sum": maps.add_sum}
+    namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number, "add_sums": maps.add_sums}
     namespace["__name__"] = f"tstn.{key}"
     # Triton reads a function's source by its file's name.
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import (
-    centre_px,
     centred,
     channel_block,
     channel_run,
@@ -149,19 +148,17 @@ def gather_backward_kernel(
             some = inside & (first_x < past_x) & (first_y < past_y)
             columns = tl.max(tl.where(some, past_x - first_x, 0))
             rows = tl.max(tl.where(some, past_y - first_y, 0))
-            for j in range(rows):
-                target_row = first_y + j
-                y_target = centred(target_row, H_OUT, DTYPE)
-                for i in range(columns):
-                    target_col = first_x + i
-                    x_source, y_source = POINT(matrix, centred(target_col, W_OUT, DTYPE), y_target, frame)
-                    weight = pixel_weight(x_source + centre_px(W, DTYPE), col, MODE)
-                    weight *= pixel_weight(y_source + centre_px(H, DTYPE), row, MODE)
-                    # Beyond its own box a pixel's weight is 0, beyond the output there is nothing to weigh.
-                    weight = tl.where((target_col < W_OUT) & (target_row < H_OUT), weight, 0.0)
+            # All boxes get the size of the largest, within the output: beyond its own a pixel's weights are 0.
+            first_x, first_y = tl.minimum(first_x, W_OUT - columns), tl.minimum(first_y, H_OUT - rows)
+            offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
+            x_first, y_target = centred(first_x, W_OUT, DTYPE), centred(first_y, H_OUT, DTYPE)
+            for j in range(rows):  # noqa: B007 - Triton knows no underscore
+                x_target, target_offset = x_first, offset
+                for i in range(columns):  # noqa: B007
+                    x_source, y_source = POINT(matrix, x_target, y_target, frame)
+                    weight = pixel_weight(x_source, x, col, W, MODE) * pixel_weight(y_source, y, row, H, MODE)
                     weight = over_channels(weight, CHANNELS_LAST)
-                    offset = target_row.to(OFFSET) * grad_output_stride_h + target_col.to(OFFSET) * grad_output_stride_w
-                    target_at = grad_output_at + over_channels(offset, CHANNELS_LAST)
+                    target_at = grad_output_at + over_channels(target_offset, CHANNELS_LAST)
                     sums = ()
                     for channel in tl.static_range(UNROLL):
                         at = target_at + (c + channel).to(OFFSET) * grad_output_stride_c
@@ -171,6 +168,10 @@ def gather_backward_kernel(
                         grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
                         sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
                     values = sums
+                    x_target += 1.0
+                    target_offset += grad_output_stride_w
+                y_target += 1.0
+                offset += grad_output_stride_h
         offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
         grad_input_at = grad_input_ptr + over_channels(offset, CHANNELS_LAST)
         for channel in tl.static_range(UNROLL):

@@ -98,13 +98,17 @@ def cubic_far(distance):
 
 
 @triton.jit
-def pixel_weight(x_px, pixel, MODE: tl.constexpr):
-    """Weight of a pixel at a source coordinate, as the taps there have it, to rounding; 0 at NaN."""
-    pixel = pixel.to(x_px.dtype)
+def pixel_weight(source, centred_pixel, pixel, size, MODE: tl.constexpr):
+    """Weight of a pixel at a source coordinate, both about the axis's centre, as the taps there have it, to rounding.
+
+    0 at NaN.
+    """
     if MODE == "nearest":
-        return tl.where(nearest_pixel(x_px) == pixel, 1.0, 0.0).to(x_px.dtype)
+        # Rounded as the taps are, whole pixels from the first.
+        nearest = nearest_pixel(source + centre_px(size, source.dtype))
+        return tl.where(nearest == pixel.to(source.dtype), 1.0, 0.0).to(source.dtype)
     else:
-        distance = tl.abs(x_px - pixel)
+        distance = tl.abs(source - centred_pixel)
         if MODE == "bilinear":
             return tl.where(distance < 1.0, 1.0 - distance, 0.0)
         else:

@@ -34,10 +34,37 @@ def theta_number(theta, i, x):
 
 
 @triton.jit
-def add_sum(grads, i, value):
-    """Add the sum over the tile to number i."""
-    at = grads[0] + i
-    tl.store(at, tl.sum(value) + tl.load(at, mask=grads[2], other=0.0))
+def add_group(grads, values, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """Add the sums over the tile of SIZE values, 1, 2, 4 or 8, to numbers FIRST and on, in one reduction."""
+    group = ()
+    for i in tl.static_range(SIZE):
+        group = group + (values[FIRST + i],)  # noqa: RUF005
+    for level in tl.static_range(3):
+        # Joined with what is half a group away, so that at the end they lie in order.
+        joined = ()
+        for i in tl.static_range(SIZE >> (level + 1)):
+            joined = joined + (tl.join(group[i], group[i + (SIZE >> (level + 1))]),)  # noqa: RUF005
+        if SIZE >> (level + 1) > 0:
+            group = joined
+    sums = tl.sum(group[0], 0)
+    at = grads[0] + FIRST
+    if SIZE > 1:
+        sums = tl.reshape(sums, (SIZE,))
+        at += tl.arange(0, SIZE)
+    tl.store(at, sums + tl.load(at, mask=grads[2], other=0.0))
+
+
+@triton.jit
+def add_sums(grads, values, COUNT: tl.constexpr):
+    """Add the sums over the tile of COUNT values to theta's numbers, in few reductions.
+
+    Each of them takes a trip through shared memory.
+    """
+    for eight in tl.static_range(COUNT // 8):
+        add_group(grads, values, 8 * eight, 8)
+    for power in tl.static_range(2, -1, -1):
+        if (COUNT >> power) % 2 == 1:
+            add_group(grads, values, (COUNT >> (power + 1)) << (power + 1), 1 << power)
 
 
 @triton.jit
@@ -75,8 +102,7 @@ def translation_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 @triton.jit
 def translation_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x, sum grad_y)"""
-    add_sum(grads, 0, grad_x * frame[4])
-    add_sum(grads, 1, grad_y * frame[5])
+    add_sums(grads, (grad_x * frame[4], grad_y * frame[5]), 2)
 
 
 @triton.jit
@@ -97,9 +123,7 @@ def attention_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 @triton.jit
 def attention_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x x + grad_y y, sum grad_x, sum grad_y)"""
-    add_sum(grads, 0, grad_x * x * frame[0] + grad_y * y * frame[3])
-    add_sum(grads, 1, grad_x * frame[4])
-    add_sum(grads, 2, grad_y * frame[5])
+    add_sums(grads, (grad_x * x * frame[0] + grad_y * y * frame[3], grad_x * frame[4], grad_y * frame[5]), 3)
 
 
 @triton.jit
@@ -121,10 +145,13 @@ def similarity_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 @triton.jit
 def similarity_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """(sum grad_x x + grad_y y, sum grad_y x - grad_x y, sum grad_x, sum grad_y)"""
-    add_sum(grads, 0, grad_x * x * frame[0] + grad_y * y * frame[3])
-    add_sum(grads, 1, grad_y * x * frame[2] - grad_x * y * frame[1])
-    add_sum(grads, 2, grad_x * frame[4])
-    add_sum(grads, 3, grad_y * frame[5])
+    values = (
+        grad_x * x * frame[0] + grad_y * y * frame[3],
+        grad_y * x * frame[2] - grad_x * y * frame[1],
+        grad_x * frame[4],
+        grad_y * frame[5],
+    )
+    add_sums(grads, values, 4)
 
 
 @triton.jit
@@ -146,14 +173,16 @@ def affine_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
+def affine_gradients(x, y, grad_x, grad_y, frame):
+    """(grad_x, grad_y)^T (x, y, 1) of each lane"""
+    row_x = (grad_x * x * frame[0], grad_x * y * frame[1], grad_x * frame[4])
+    return row_x + (grad_y * x * frame[2], grad_y * y * frame[3], grad_y * frame[5])  # noqa: RUF005
+
+
+@triton.jit
 def affine_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
     """sum (grad_x, grad_y)^T (x, y, 1)"""
-    add_sum(grads, 0, grad_x * x * frame[0])
-    add_sum(grads, 1, grad_x * y * frame[1])
-    add_sum(grads, 2, grad_x * frame[4])
-    add_sum(grads, 3, grad_y * x * frame[2])
-    add_sum(grads, 4, grad_y * y * frame[3])
-    add_sum(grads, 5, grad_y * frame[5])
+    add_sums(grads, affine_gradients(x, y, grad_x, grad_y, frame), 6)
 
 
 @triton.jit
@@ -197,11 +226,9 @@ def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
     grad_u, grad_v = quotients(grad_x, grad_y, w)
     grad_u, grad_v = tl.where(seen, grad_u, 0.0), tl.where(seen, grad_v, 0.0)
     grad_w = -(grad_u * tl.where(seen, x_source, 0.0) + grad_v * tl.where(seen, y_source, 0.0))
-    affine_map_vjp(grads, theta, constants, x, y, grad_u, grad_v, frame, SAMPLES)
     x_norm, y_norm = normalised(x, y, frame)
-    add_sum(grads, 6, grad_w * x_norm)
-    add_sum(grads, 7, grad_w * y_norm)
-    add_sum(grads, 8, grad_w)
+    of_w = (grad_w * x_norm, grad_w * y_norm, grad_w)
+    add_sums(grads, affine_gradients(x, y, grad_u, grad_v, frame) + of_w, 9)
 
 
 @triton.jit
