@@ -266,7 +266,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     shares = _configs.shares_per_input(programs, -(-operands.warps // batch))
     share_stride = 0 if shares == 1 else grad_input.numel()
     assert operands.theta is not None
-    constexprs = dict(zip(("MATRIX", "POINT", "PREIMAGE"), tstn_kernels.MATRICES[warp.kernel], strict=True))
+    constexprs = dict(zip(("MATRIX", "POINT", "REACHES", "PREIMAGE"), tstn_kernels.MATRICES[warp.kernel], strict=True))
     constexprs |= {
         "MODE": warp.mode,
         "ALIGN_CORNERS": warp.align_corners,

@@ -150,6 +150,15 @@ def target_tile(tile, size, across, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 
 @triton.jit
+def tile_centre(tile, size, across, TILE_H: tl.constexpr, TILE_W: tl.constexpr, DTYPE: tl.constexpr):
+    """The centre of a tile, x and y, in pixels about the image's centre."""
+    tile_row = divided(tile, across)
+    x = (remainder(tile, tile_row, across) * TILE_W).to(DTYPE) + ((TILE_W - 1) * 0.5 - centre_px(size[1], DTYPE))
+    y = (tile_row * TILE_H).to(DTYPE) + ((TILE_H - 1) * 0.5 - centre_px(size[0], DTYPE))
+    return x, y
+
+
+@triton.jit
 def target_frame(sizes, scales, ALIGN_CORNERS: tl.constexpr, DTYPE: tl.constexpr):
     """The frame of numbers that the maps take, from the sizes (H, W, H_OUT, W_OUT).
 

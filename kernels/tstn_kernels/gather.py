@@ -14,6 +14,7 @@ from tstn_kernels.coords import (
     repeated,
     target_frame,
     target_tile,
+    tile_centre,
 )
 from tstn_kernels.interpolation import pixel_weight
 from tstn_kernels.rounding import rounded
@@ -86,6 +87,7 @@ def gather_backward_kernel(
     splits_shift,
     MATRIX: tl.constexpr,
     POINT: tl.constexpr,
+    REACHES: tl.constexpr,
     PREIMAGE: tl.constexpr,
     MODE: tl.constexpr,
     ALIGN_CORNERS: tl.constexpr,
@@ -122,6 +124,9 @@ def gather_backward_kernel(
     frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
     x, y = centred(col, W, DTYPE), centred(row, H, DTYPE)
     reach = tl.full((), REACH, DTYPE)
+    # The tile about its centre.
+    x_tile, y_tile = tile_centre(tile, (H, W), across, TILE_H, TILE_W, DTYPE)
+    reach_x, reach_y = reach + (TILE_W - 1) * 0.5, reach + (TILE_H - 1) * 0.5
     start = n * views
     stop = start + views
     if INDEXED:
@@ -144,34 +149,36 @@ def gather_backward_kernel(
                 m = tl.load(order_ptr + place)
             matrix = MATRIX((theta_ptr + m * theta_stride_m, theta_stride_m, theta_stride_p, 1), frame)
             grad_output_at = grad_output_ptr + m * grad_output_stride_m
-            first_x, past_x, first_y, past_y = PREIMAGE(matrix, x, y, reach, H_OUT, W_OUT, frame)
-            some = inside & (first_x < past_x) & (first_y < past_y)
-            columns = tl.max(tl.where(some, past_x - first_x, 0))
-            rows = tl.max(tl.where(some, past_y - first_y, 0))
-            # All boxes get the size of the largest, within the output: beyond its own a pixel's weights are 0.
-            first_x, first_y = tl.minimum(first_x, W_OUT - columns), tl.minimum(first_y, H_OUT - rows)
-            offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
-            x_first, y_target = centred(first_x, W_OUT, DTYPE), centred(first_y, H_OUT, DTYPE)
-            for j in range(rows):  # noqa: B007 - Triton knows no underscore
-                x_target, target_offset = x_first, offset
-                for i in range(columns):  # noqa: B007
-                    x_source, y_source = POINT(matrix, x_target, y_target, frame)
-                    weight = pixel_weight(x_source, x, col, W, MODE) * pixel_weight(y_source, y, row, H, MODE)
-                    weight = over_channels(weight, CHANNELS_LAST)
-                    target_at = grad_output_at + over_channels(target_offset, CHANNELS_LAST)
-                    sums = ()
-                    for channel in tl.static_range(UNROLL):
-                        at = target_at + (c + channel).to(OFFSET) * grad_output_stride_c
-                        mask = weight != 0.0
-                        if PART_BLOCKS:
-                            mask = mask & (c + channel < C)
-                        grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
-                        sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
-                    values = sums
-                    x_target += 1.0
-                    target_offset += grad_output_stride_w
-                y_target += 1.0
-                offset += grad_output_stride_h
+            reached = REACHES(matrix, x_tile, y_tile, reach_x, reach_y, H_OUT, W_OUT, frame)
+            if reached:
+                first_x, past_x, first_y, past_y = PREIMAGE(matrix, x, y, reach, H_OUT, W_OUT, frame)
+                some = inside & (first_x < past_x) & (first_y < past_y)
+                columns = tl.max(tl.where(some, past_x - first_x, 0))
+                rows = tl.max(tl.where(some, past_y - first_y, 0))
+                # All boxes get the size of the largest, within the output: beyond its own a pixel's weights are 0.
+                first_x, first_y = tl.minimum(first_x, W_OUT - columns), tl.minimum(first_y, H_OUT - rows)
+                offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
+                x_first, y_target = centred(first_x, W_OUT, DTYPE), centred(first_y, H_OUT, DTYPE)
+                for j in range(rows):  # noqa: B007 - Triton knows no underscore
+                    x_target, target_offset = x_first, offset
+                    for i in range(columns):  # noqa: B007
+                        x_source, y_source = POINT(matrix, x_target, y_target, frame)
+                        weight = pixel_weight(x_source, x, col, W, MODE) * pixel_weight(y_source, y, row, H, MODE)
+                        weight = over_channels(weight, CHANNELS_LAST)
+                        target_at = grad_output_at + over_channels(target_offset, CHANNELS_LAST)
+                        sums = ()
+                        for channel in tl.static_range(UNROLL):
+                            at = target_at + (c + channel).to(OFFSET) * grad_output_stride_c
+                            mask = weight != 0.0
+                            if PART_BLOCKS:
+                                mask = mask & (c + channel < C)
+                            grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
+                            sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
+                        values = sums
+                        x_target += 1.0
+                        target_offset += grad_output_stride_w
+                    y_target += 1.0
+                    offset += grad_output_stride_h
         offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
         grad_input_at = grad_input_ptr + over_channels(offset, CHANNELS_LAST)
         for channel in tl.static_range(UNROLL):

@@ -24,7 +24,7 @@ import triton.language as tl
 
 from tstn_kernels.coords import quotients
 from tstn_kernels.padding import HUGE
-from tstn_kernels.preimage import affine_preimage, projective_preimage
+from tstn_kernels.preimage import affine_preimage, affine_reaches, projective_preimage, projective_reaches
 
 
 @triton.jit
@@ -313,9 +313,9 @@ MAPS = {
 
 # The families whose maps have an inverse.
 MATRICES = {
-    "translation": (translation_matrix, affine_point, affine_preimage),
-    "attention": (attention_matrix, affine_point, affine_preimage),
-    "similarity": (similarity_matrix, affine_point, affine_preimage),
-    "affine": (affine_matrix, affine_point, affine_preimage),
-    "projective": (projective_matrix, projective_point, projective_preimage),
+    "translation": (translation_matrix, affine_point, affine_reaches, affine_preimage),
+    "attention": (attention_matrix, affine_point, affine_reaches, affine_preimage),
+    "similarity": (similarity_matrix, affine_point, affine_reaches, affine_preimage),
+    "affine": (affine_matrix, affine_point, affine_reaches, affine_preimage),
+    "projective": (projective_matrix, projective_point, projective_reaches, projective_preimage),
 }

@@ -5,6 +5,9 @@ and source points (x, y), in pixels about the input's centre. It returns, for ea
 past_y``: every output pixel that looks less than ``reach`` pixels beside the point, on both axes, has its column in
 [first_x, past_x) and its row in [first_y, past_y), but for those which rounding puts at the very edge. Boxes of
 points at which nothing looks are empty, unless nothing better than the whole output is known.
+
+``reaches(matrix, x, y, reach_x, reach_y, H_OUT, W_OUT, frame)`` tells cheaply, of one point, that nothing looks
+less than that beside it.
 """
 
 import triton
@@ -59,6 +62,27 @@ def linear_bounds(position, reach, inverse):
 
 
 @triton.jit
+def affine_span(matrix, reach_x, reach_y, H_OUT, W_OUT, dtype: tl.constexpr):
+    """How far from t the output's rectangle looks, and as far as reach beyond, on each axis."""
+    most_x, most_y = centre_px(W_OUT, dtype), centre_px(H_OUT, dtype)
+    span_x = tl.abs(matrix[0]) * most_x + (tl.abs(matrix[1]) * most_y + reach_x)
+    return span_x, tl.abs(matrix[3]) * most_x + (tl.abs(matrix[4]) * most_y + reach_y)
+
+
+@triton.jit
+def affine_reaches(matrix, x, y, reach_x, reach_y, H_OUT, W_OUT, frame):
+    """False if nothing looks less than (reach_x, reach_y) beside the point (x, y)."""
+    span_x, span_y = affine_span(matrix, reach_x, reach_y, H_OUT, W_OUT, frame[0].dtype)
+    return (tl.abs(x - matrix[2]) < span_x) & (tl.abs(y - matrix[5]) < span_y)
+
+
+@triton.jit
+def projective_reaches(matrix, x, y, reach_x, reach_y, H_OUT, W_OUT, frame):
+    """True: to know better costs as much as the box."""
+    return tl.full((), 1, tl.int1)
+
+
+@triton.jit
 def affine_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
     """A^-1 ((x, y) - t) +- |A^-1| (reach, reach), within what A maps the output's rectangle to
 
@@ -68,8 +92,7 @@ def affine_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
     a, b, c, d, e, f = matrix
     x -= c
     y -= f
-    span_x = tl.abs(a) * centre_px(W_OUT, dtype) + (tl.abs(b) * centre_px(H_OUT, dtype) + reach)
-    span_y = tl.abs(d) * centre_px(W_OUT, dtype) + (tl.abs(e) * centre_px(H_OUT, dtype) + reach)
+    span_x, span_y = affine_span(matrix, reach, reach, H_OUT, W_OUT, dtype)
     sane = (span_x < FAR) & (span_y < FAR)
     reached = (tl.abs(x) < tl.where(sane, span_x, -1.0)) & (tl.abs(y) < span_y)
 
