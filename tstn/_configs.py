@@ -24,7 +24,7 @@ class Config:
 
 # NCHW, lanes over pixels, two each, whose coordinates serve all channels; a few channels at a time keep several
 # independent loads in flight. All of the channels at once need no loop.
-PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1)
+PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1, maxnreg=64)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
@@ -42,6 +42,7 @@ BICUBIC_PIXELS_3 = Config(tile_h=16, tile_w=8, block_c=3)
 BICUBIC_PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
+DOUBLE_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 or 16 lanes with a 16-byte access each.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
@@ -49,7 +50,7 @@ CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
 CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8)
 CHANNELS_64_HALF = Config(tile_h=4, tile_w=4, block_c=64)
 GATHER_CHANNELS_128 = Config(tile_h=4, tile_w=4, block_c=128, num_warps=8)
-GATHER_CHANNELS_128_HALF = Config(tile_h=4, tile_w=4, block_c=128)
+GATHER_CHANNELS_128_HALF = Config(tile_h=4, tile_w=4, block_c=128, maxnreg=64)
 # Values of 64 bits take two registers each.
 CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
@@ -119,7 +120,7 @@ def choose(work: Work) -> Config:
     if heavy:
         return HEAVY_PIXELS_1
     if double:
-        return PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
+        return DOUBLE_PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
     if work.bicubic:
         return (BICUBIC_PIXELS_1, BICUBIC_PIXELS_2, BICUBIC_PIXELS_3, BICUBIC_PIXELS_4)[last]
     if work.kind == "gather" and work.channels >= 8:
