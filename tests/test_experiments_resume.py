@@ -49,8 +49,11 @@ def environment() -> dict[str, str]:
 
 
 def final(folder: Path) -> checkpoint.State:
-    (path,) = folder.glob("*/checkpoint.pt")
-    return checkpoint.load(path)
+    # A kill between two renames leaves the one before.
+    (run,) = {path.parent for path in folder.glob("*/checkpoint*.pt")}
+    state = checkpoint.latest(run, warn=pytest.fail)
+    assert state is not None
+    return state
 
 
 def log(folder: Path) -> list[dict[str, str]]:

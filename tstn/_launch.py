@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tstn import _configs, _plan
+from tstn._backend import INTERPRETED
 from tstn._plan import Call, Layouts, Step
 from tstn._warp import Needed, Operands, Warp, memory_format
 
@@ -80,9 +81,12 @@ class Launch(NamedTuple):
         import tstn_kernels
 
         kernel = getattr(tstn_kernels, step.kernel)
-        backend = "cuda" if torch.version.hip is None else "hip"
-        warp_size = torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
-        options = self.options(backend, warp_size)
+        options = {}
+        if not INTERPRETED:
+            from triton.runtime import driver
+
+            target: Any = driver.active.get_current_target()
+            options = self.options(target.backend, target.warp_size)
         compiled = kernel[(step.programs,)](*self.arguments, **step.constexprs, **options)
         # The interpreter compiles nothing.
         if compiled is not None:
