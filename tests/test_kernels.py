@@ -210,7 +210,7 @@ def test_configurations_cover_all_channels():
         (1, 100, 10**6),
         (False, True),
         (2, 4, 8),
-        ("matrix", "dense", "spline", "custom"),
+        ("matrix", "projective", "dense", "spline", "custom"),
         ("forward", "theta", "scatter", "gather"),
         (False, True),
         (False, True),

@@ -28,7 +28,8 @@ PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1, maxnreg=64)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
-# To gather, each block of channels finds the output pixels anew.
+# To gather, each block of channels finds the output pixels anew. A homography with this few registers would spill.
+GATHER_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 # Maps of the user's, of which nobody knows how many registers they take, on their way to two images: one pixel each.
@@ -43,17 +44,18 @@ BICUBIC_PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
-DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
+DOUBLE_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2, maxnreg=255)
 # channels_last, lanes over channels: a pixel's 64 channels are 8 or 16 lanes with a 16-byte access each.
 CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
 CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
 CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8)
 CHANNELS_64_HALF = Config(tile_h=4, tile_w=4, block_c=64)
+GATHER_CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8, maxnreg=64)
 GATHER_CHANNELS_128 = Config(tile_h=4, tile_w=4, block_c=128, num_warps=8)
 GATHER_CHANNELS_128_HALF = Config(tile_h=4, tile_w=4, block_c=128, maxnreg=64)
 # Values of 64 bits take two registers each.
 CHANNELS_4_DOUBLE = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
-CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32)
+CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32, maxnreg=255)
 # channels_last where a value takes many registers: one or two values per lane.
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
@@ -93,7 +95,7 @@ class Work:
     channels: int
     # Bytes of one value.
     itemsize: int
-    # "matrix", "dense", "spline" or "custom".
+    # "matrix", "projective", "dense", "spline" or "custom".
     map: str
     # "forward", "theta" (backward without the input's gradient), "scatter" or "gather".
     kind: str = "forward"
@@ -123,6 +125,8 @@ def choose(work: Work) -> Config:
         return DOUBLE_PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
     if work.bicubic:
         return (BICUBIC_PIXELS_1, BICUBIC_PIXELS_2, BICUBIC_PIXELS_3, BICUBIC_PIXELS_4)[last]
+    if work.kind == "gather" and work.channels == 3 and work.map != "projective":
+        return GATHER_PIXELS_3
     if work.kind == "gather" and work.channels >= 8:
         return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
     if work.kind == "scatter" and work.map == "custom":
@@ -142,6 +146,8 @@ def _choose_channels_last(work: Work) -> Config:
         return CHANNELS_4 if work.channels <= 4 else CHANNELS_8
     if work.kind == "gather" and work.channels > 64:
         return GATHER_CHANNELS_128_HALF if work.itemsize == 2 else GATHER_CHANNELS_128
+    if work.kind == "gather" and work.itemsize == 4:
+        return GATHER_CHANNELS_64
     return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
 
 

@@ -503,6 +503,8 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
         family = "custom"
     elif family != "spline" and warp.kernel not in tstn_kernels.MATRICES:
         family = "dense"
+    elif warp.kernel == "projective":
+        family = "projective"
     input = operands.input
     bicubic = warp.mode == "bicubic"
     work = _configs.Work(input.channels_last, input.shape[1], input.dtype.itemsize, family, kind, bicubic, fixed)
