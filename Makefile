@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
-AOT_ARGS ?=
 
 .PHONY: demo test bench aot lint clean help
 
@@ -25,7 +24,7 @@ bench: $(VENV)/.dev  ## time what this machine can run against PyTorch's own pat
 		--benchmark-group-by=group --benchmark-columns=min,median,iqr,rounds $(BENCH_ARGS)
 
 aot: $(VENV)/.dev  ## compile every kernel variant for four GPUs, without one, and compare with the table
-	$(BIN)/python -m bench.aot --check $(AOT_ARGS)
+	$(BIN)/python -m bench.aot --check
 
 lint: $(VENV)/.dev  ## ruff and types
 	$(BIN)/ruff check .

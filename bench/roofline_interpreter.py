@@ -7,6 +7,7 @@ has one entry.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,23 +139,23 @@ REDUCTIONS: dict[str, Any] = {
 IGNORED = {"tt.return", "llvm.intr.assume", "tt.assert", "gpu.barrier"}
 
 
-class Memory:
+class Memory(ABC):
     """What programs see of memory. Addresses come as int64, programs first; masks say which are accessed."""
 
     # Which programs make the access at all, and are not in another branch; None: all.
     active: Array | None = None
 
+    @abstractmethod
     def load(self, operation: Operation, address: Array, mask: Array, other: Array) -> Array:
         """The values; ``other`` where the mask is false."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, operation: Operation, address: Array, mask: Array, value: Array) -> None:
         """Write values where the mask is true."""
-        raise NotImplementedError
 
+    @abstractmethod
     def atomic(self, operation: Operation, address: Array, mask: Array, value: Array) -> Array:
         """Combine values with memory; return what was there."""
-        raise NotImplementedError
 
 
 class Interpreter:

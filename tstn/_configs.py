@@ -32,15 +32,11 @@ PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 GATHER_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
-# Maps of the user's, of which nobody knows how many registers they take, on their way to two images: one pixel each.
-CUSTOM_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
-CUSTOM_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
-CUSTOM_PIXELS_3 = Config(tile_h=16, tile_w=8, block_c=3)
-# Sixteen taps, whose weights serve all channels.
-BICUBIC_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1)
-BICUBIC_PIXELS_2 = Config(tile_h=16, tile_w=8, block_c=2)
-BICUBIC_PIXELS_3 = Config(tile_h=16, tile_w=8, block_c=3)
-BICUBIC_PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# One pixel each: for sixteen taps, whose weights serve all channels; and to scatter by a map of the user's, of which
+# nobody knows how many registers it takes.
+SINGLE_1 = Config(tile_h=16, tile_w=8, block_c=1)
+SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2)
+SINGLE_3 = Config(tile_h=16, tile_w=8, block_c=3)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
@@ -95,7 +91,7 @@ class Work:
     channels: int
     # Bytes of one value.
     itemsize: int
-    # "matrix", "projective", "dense", "spline" or "custom".
+    # "projective", "spline", "custom" or "other".
     map: str
     # "forward", "theta" (backward without the input's gradient), "scatter" or "gather".
     kind: str = "forward"
@@ -123,14 +119,13 @@ def choose(work: Work) -> Config:
         return HEAVY_PIXELS_1
     if double:
         return DOUBLE_PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
-    if work.bicubic:
-        return (BICUBIC_PIXELS_1, BICUBIC_PIXELS_2, BICUBIC_PIXELS_3, BICUBIC_PIXELS_4)[last]
-    if work.kind == "gather" and work.channels == 3 and work.map != "projective":
-        return GATHER_PIXELS_3
-    if work.kind == "gather" and work.channels >= 8:
-        return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
-    if work.kind == "scatter" and work.map == "custom":
-        return (CUSTOM_PIXELS_1, CUSTOM_PIXELS_2, CUSTOM_PIXELS_3, PIXELS_4)[last]
+    if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
+        return (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
+    if work.kind == "gather":
+        if work.channels >= 8:
+            return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
+        if work.channels == 3 and work.map != "projective":
+            return GATHER_PIXELS_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 

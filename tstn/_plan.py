@@ -494,21 +494,19 @@ def _step(
 
 
 def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:
+    """How a kernel of some kind, see ``_configs.Work``, is cut."""
     import tstn_kernels
 
-    family = "spline" if warp.kernel == "thin_plate_spline" else "matrix"
+    map = {"projective": "projective", "thin_plate_spline": "spline"}.get(warp.kernel, "other")
     if INTERPRETED:
-        return dataclasses.replace(_configs.INTERPRETER, samples=2 if family == "spline" else 1)
+        return dataclasses.replace(_configs.INTERPRETER, samples=2 if map == "spline" else 1)
     if warp.kernel not in tstn_kernels.MAPS:
-        family = "custom"
-    elif family != "spline" and warp.kernel not in tstn_kernels.MATRICES:
-        family = "dense"
-    elif warp.kernel == "projective":
-        family = "projective"
+        map = "custom"
     input = operands.input
     bicubic = warp.mode == "bicubic"
-    work = _configs.Work(input.channels_last, input.shape[1], input.dtype.itemsize, family, kind, bicubic, fixed)
-    return _configs.choose(work)
+    return _configs.choose(
+        _configs.Work(input.channels_last, input.shape[1], input.dtype.itemsize, map, kind, bicubic, fixed)
+    )
 
 
 class _Cut(NamedTuple):

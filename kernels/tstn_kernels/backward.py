@@ -209,7 +209,7 @@ def sample_backward_kernel(
             for channel in tl.static_range(UNROLL):
                 real = inside & (c + channel < C) if PART_BLOCKS else inside
                 at_c = grad_output_at + (c + channel).to(OFFSET) * grad_output_stride_c
-                grads = grads + (tl.load(at_c, mask=real, other=0.0).to(DTYPE),)  # noqa: RUF005
+                grads = grads + (tl.load(at_c, mask=real, other=0.0).to(DTYPE),)
             for rows in range(0, TAPS, ROWS):
                 for row_of_taps in tl.static_range(ROWS):
                     j = rows + row_of_taps

@@ -29,7 +29,10 @@ def quotient(a, b):
 
 @triton.jit
 def quotients(a, b, divisor):
-    """a / divisor and b / divisor by one reciprocal, within an ulp and exact where the quotient is; NaN at 0."""
+    """a / divisor and b / divisor by one reciprocal, within an ulp, and exact where the quotient is a number.
+
+    NaN at 0, and at divisors so small that their reciprocal is infinite.
+    """
     divisor = tl.where(divisor == 0.0, float("nan"), divisor)
     reciprocal = 1.0 / divisor
     reciprocal = tl.fma(tl.fma(-reciprocal, divisor, 1.0), reciprocal, reciprocal)
@@ -124,8 +127,8 @@ def channel_run(split, run, C, ONE_BLOCK: tl.constexpr):
 def repeated(value, count: tl.constexpr):
     """A tuple of the same value."""
     values = ()
-    for i in tl.static_range(count):  # noqa: B007 - Triton knows no underscore
-        values = values + (value,)  # noqa: RUF005 - nor starred tuples
+    for i in tl.static_range(count):
+        values = values + (value,)
     return values
 
 

@@ -10,8 +10,8 @@ def fill_values(fill_ptr, fill_value, stride, c, C, FILL: tl.constexpr, DTYPE: t
     fills = ()
     for channel in tl.static_range(UNROLL):
         if FILL == "scalar":
-            fills = fills + (tl.cast(fill_value, DTYPE),)  # noqa: RUF005 - Triton has no starred tuples
+            fills = fills + (tl.cast(fill_value, DTYPE),)
         elif FILL == "channel":
             at = fill_ptr + (c + channel) * stride
-            fills = fills + (tl.load(at, mask=c + channel < C, other=0.0).to(DTYPE),)  # noqa: RUF005
+            fills = fills + (tl.load(at, mask=c + channel < C, other=0.0).to(DTYPE),)
     return fills

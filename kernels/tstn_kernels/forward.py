@@ -186,7 +186,7 @@ def sample_forward_kernel(
                         tap = tl.load(at_c, mask=real, other=0.0).to(DTYPE)
                         if FILL != "none":
                             tap = tl.where(covered, tap, fills[channel])
-                        sums = sums + (values[channel] + tap * weight,)  # noqa: RUF005
+                        sums = sums + (values[channel] + tap * weight,)
                     values = sums
         for channel in tl.static_range(UNROLL):
             value = values[channel]

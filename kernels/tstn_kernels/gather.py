@@ -159,9 +159,9 @@ def gather_backward_kernel(
                 first_x, first_y = tl.minimum(first_x, W_OUT - columns), tl.minimum(first_y, H_OUT - rows)
                 offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
                 x_first, y_target = centred(first_x, W_OUT, DTYPE), centred(first_y, H_OUT, DTYPE)
-                for j in range(rows):  # noqa: B007 - Triton knows no underscore
+                for j in range(rows):
                     x_target, target_offset = x_first, offset
-                    for i in range(columns):  # noqa: B007
+                    for i in range(columns):
                         x_source, y_source = POINT(matrix, x_target, y_target, frame)
                         weight = pixel_weight(x_source, x, col, W, MODE) * pixel_weight(y_source, y, row, H, MODE)
                         weight = over_channels(weight, CHANNELS_LAST)
@@ -173,7 +173,7 @@ def gather_backward_kernel(
                             if PART_BLOCKS:
                                 mask = mask & (c + channel < C)
                             grad = tl.load(at, mask=mask, other=0.0).to(DTYPE)
-                            sums = sums + (values[channel] + grad * weight,)  # noqa: RUF005
+                            sums = sums + (values[channel] + grad * weight,)
                         values = sums
                         x_target += 1.0
                         target_offset += grad_output_stride_w

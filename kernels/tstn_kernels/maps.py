@@ -38,12 +38,12 @@ def add_group(grads, values, FIRST: tl.constexpr, SIZE: tl.constexpr):
     """Add the sums over the tile of SIZE values, 1, 2, 4 or 8, to numbers FIRST and on, in one reduction."""
     group = ()
     for i in tl.static_range(SIZE):
-        group = group + (values[FIRST + i],)  # noqa: RUF005
+        group = group + (values[FIRST + i],)
     for level in tl.static_range(3):
         # Joined with what is half a group away, so that at the end they lie in order.
         joined = ()
         for i in tl.static_range(SIZE >> (level + 1)):
-            joined = joined + (tl.join(group[i], group[i + (SIZE >> (level + 1))]),)  # noqa: RUF005
+            joined = joined + (tl.join(group[i], group[i + (SIZE >> (level + 1))]),)
         if SIZE >> (level + 1) > 0:
             group = joined
     sums = tl.sum(group[0], 0)
@@ -176,7 +176,7 @@ def affine_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 def affine_gradients(x, y, grad_x, grad_y, frame):
     """(grad_x, grad_y)^T (x, y, 1) of each lane"""
     row_x = (grad_x * x * frame[0], grad_x * y * frame[1], grad_x * frame[4])
-    return row_x + (grad_y * x * frame[2], grad_y * y * frame[3], grad_y * frame[5])  # noqa: RUF005
+    return row_x + (grad_y * x * frame[2], grad_y * y * frame[3], grad_y * frame[5])
 
 
 @triton.jit

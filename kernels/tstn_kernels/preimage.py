@@ -13,10 +13,12 @@ less than that beside it.
 import triton
 import triton.language as tl
 
-from tstn_kernels.coords import centre_px
+from tstn_kernels.coords import centre_px, quotients
 
 # Stands for infinity where infinity times zero would be in the way.
 FAR = tl.constexpr(1e30)
+# The smallest normal float32.
+TINY = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -100,8 +102,11 @@ def affine_preimage(matrix, x, y, reach, H_OUT, W_OUT, frame):
     a, b, d, e = a * scale, b * scale, d * scale, e * scale
     determinant = tl.where(sane, difference_of_products(a, e, b, d), 0.0)
     turned = tl.where(determinant < 0.0, -1.0, 1.0).to(dtype)
-    flat = determinant == 0.0
-    inverse = tl.where(flat, 0.0, scale / tl.where(flat, 1.0, tl.abs(determinant)))
+    # A determinant without a finite reciprocal moves no look by anything that shows.
+    flat = tl.abs(determinant) < TINY
+    # Not Triton's own division, which is off by two units: at the far end of a large image that is a look missed.
+    inverse, _ = quotients(scale, scale, tl.where(flat, 1.0, tl.abs(determinant)))
+    inverse = tl.where(flat, 0.0, inverse)
     low_x, high_x = linear_bounds((e * x - b * y) * turned, (tl.abs(e) + tl.abs(b)) * reach, inverse)
     low_y, high_y = linear_bounds((a * y - d * x) * turned, (tl.abs(a) + tl.abs(d)) * reach, inverse)
     first_x, past_x = pixels_between(low_x, high_x, reached, W_OUT)
