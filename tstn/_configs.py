@@ -46,6 +46,7 @@ CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4)
 CHANNELS_8 = Config(tile_h=8, tile_w=4, block_c=8)
 CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8)
 CHANNELS_64_HALF = Config(tile_h=4, tile_w=4, block_c=64)
+GATHER_CHANNELS_4 = Config(tile_h=8, tile_w=8, block_c=4, maxnreg=64)
 GATHER_CHANNELS_64 = Config(tile_h=4, tile_w=4, block_c=64, num_warps=8, maxnreg=64)
 GATHER_CHANNELS_128 = Config(tile_h=4, tile_w=4, block_c=128, num_warps=8)
 GATHER_CHANNELS_128_HALF = Config(tile_h=4, tile_w=4, block_c=128, maxnreg=64)
@@ -137,12 +138,15 @@ def _choose_channels_last(work: Work) -> Config:
         return HEAVY_CHANNELS_4 if work.channels <= 4 else HEAVY_CHANNELS_32
     if double:
         return CHANNELS_4_DOUBLE if work.channels <= 16 else CHANNELS_32_DOUBLE
+    if work.kind == "gather":
+        if work.channels <= 4:
+            return GATHER_CHANNELS_4
+        if work.channels > 64:
+            return GATHER_CHANNELS_128_HALF if work.itemsize == 2 else GATHER_CHANNELS_128
+        if work.channels > 16 and work.itemsize == 4:
+            return GATHER_CHANNELS_64
     if work.channels <= 16:
         return CHANNELS_4 if work.channels <= 4 else CHANNELS_8
-    if work.kind == "gather" and work.channels > 64:
-        return GATHER_CHANNELS_128_HALF if work.itemsize == 2 else GATHER_CHANNELS_128
-    if work.kind == "gather" and work.itemsize == 4:
-        return GATHER_CHANNELS_64
     return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
 
 
