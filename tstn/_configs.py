@@ -28,8 +28,12 @@ PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1, maxnreg=64)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
-# To gather, each block of channels finds the output pixels anew. A homography with this few registers would spill.
-GATHER_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
+# To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
+# anew. A homography has too many numbers for that.
+GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1, maxnreg=64)
+GATHER_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2, maxnreg=64)
+GATHER_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3, maxnreg=64)
+GATHER_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 # One pixel each: for sixteen taps, whose weights serve all channels; and to scatter by a map of the user's, of which
@@ -125,8 +129,10 @@ def choose(work: Work) -> Config:
     if work.kind == "gather":
         if work.channels >= 8:
             return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
-        if work.channels == 3 and work.map != "projective":
-            return GATHER_PIXELS_3
+        if work.channels >= 4:
+            return GATHER_PIXELS_4
+        if work.map != "projective":
+            return (GATHER_PIXELS_1, GATHER_PIXELS_2, GATHER_PIXELS_3)[last]
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 

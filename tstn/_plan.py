@@ -266,8 +266,8 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     shares = _configs.shares_per_input(programs, -(-operands.warps // batch))
     share_stride = 0 if shares == 1 else grad_input.numel()
     assert operands.theta is not None
-    constexprs = dict(zip(("MATRIX", "POINT", "REACHES", "PREIMAGE"), tstn_kernels.MATRICES[warp.kernel], strict=True))
-    constexprs |= {
+    constexprs = {
+        **tstn_kernels.MATRICES[warp.kernel],
         "MODE": warp.mode,
         "ALIGN_CORNERS": warp.align_corners,
         "INDEXED": operands.input_index is not None,

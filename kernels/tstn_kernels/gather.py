@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import (
+    centre_px,
     centred,
     channel_block,
     channel_run,
@@ -16,7 +17,8 @@ from tstn_kernels.coords import (
     target_tile,
     tile_centre,
 )
-from tstn_kernels.interpolation import pixel_weight
+from tstn_kernels.interpolation import distance_weight, nearest_weight
+from tstn_kernels.preimage import first_pixel
 from tstn_kernels.rounding import rounded
 
 
@@ -87,8 +89,11 @@ def gather_backward_kernel(
     splits_shift,
     MATRIX: tl.constexpr,
     POINT: tl.constexpr,
+    ABOUT: tl.constexpr,
+    DISTANCE: tl.constexpr,
     REACHES: tl.constexpr,
-    PREIMAGE: tl.constexpr,
+    BOXES: tl.constexpr,
+    CORNER: tl.constexpr,
     MODE: tl.constexpr,
     ALIGN_CORNERS: tl.constexpr,
     INDEXED: tl.constexpr,
@@ -124,9 +129,8 @@ def gather_backward_kernel(
     frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
     x, y = centred(col, W, DTYPE), centred(row, H, DTYPE)
     reach = tl.full((), REACH, DTYPE)
-    # The tile about its centre.
     x_tile, y_tile = tile_centre(tile, (H, W), across, TILE_H, TILE_W, DTYPE)
-    reach_x, reach_y = reach + (TILE_W - 1) * 0.5, reach + (TILE_H - 1) * 0.5
+    tile_box = (x_tile, y_tile, reach + (TILE_W - 1) * 0.5, reach + (TILE_H - 1) * 0.5)
     start = n * views
     stop = start + views
     if INDEXED:
@@ -149,21 +153,22 @@ def gather_backward_kernel(
                 m = tl.load(order_ptr + place)
             matrix = MATRIX((theta_ptr + m * theta_stride_m, theta_stride_m, theta_stride_p, 1), frame)
             grad_output_at = grad_output_ptr + m * grad_output_stride_m
-            reached = REACHES(matrix, x_tile, y_tile, reach_x, reach_y, H_OUT, W_OUT, frame)
-            if reached:
-                first_x, past_x, first_y, past_y = PREIMAGE(matrix, x, y, reach, H_OUT, W_OUT, frame)
-                some = inside & (first_x < past_x) & (first_y < past_y)
-                columns = tl.max(tl.where(some, past_x - first_x, 0))
-                rows = tl.max(tl.where(some, past_y - first_y, 0))
-                # All boxes get the size of the largest, within the output: beyond its own a pixel's weights are 0.
-                first_x, first_y = tl.minimum(first_x, W_OUT - columns), tl.minimum(first_y, H_OUT - rows)
+            if REACHES(matrix, tile_box, H_OUT, W_OUT, frame):
+                columns, rows, inverse = BOXES(matrix, tile_box, reach, H_OUT, W_OUT, frame)
+                corner_x, corner_y = CORNER(inverse, x, y)
+                first_x, first_y = first_pixel(corner_x, columns, W_OUT), first_pixel(corner_y, rows, H_OUT)
                 offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
-                x_first, y_target = centred(first_x, W_OUT, DTYPE), centred(first_y, H_OUT, DTYPE)
-                for j in range(rows):
+                x_first, y_target = first_x - centre_px(W_OUT, DTYPE), first_y - centre_px(H_OUT, DTYPE)
+                about = ABOUT(matrix, x, y, frame)
+                for _ in range(rows):
                     x_target, target_offset = x_first, offset
-                    for i in range(columns):
-                        x_source, y_source = POINT(matrix, x_target, y_target, frame)
-                        weight = pixel_weight(x_source, x, col, W, MODE) * pixel_weight(y_source, y, row, H, MODE)
+                    for _ in range(columns):
+                        if MODE == "nearest":
+                            x_source, y_source = POINT(matrix, x_target, y_target, frame)
+                            weight = nearest_weight(x_source, col, W) * nearest_weight(y_source, row, H)
+                        else:
+                            beside_x, beside_y = DISTANCE(about, x_target, y_target, frame)
+                            weight = distance_weight(beside_x, MODE) * distance_weight(beside_y, MODE)
                         weight = over_channels(weight, CHANNELS_LAST)
                         target_at = grad_output_at + over_channels(target_offset, CHANNELS_LAST)
                         sums = ()

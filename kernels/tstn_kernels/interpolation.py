@@ -98,22 +98,22 @@ def cubic_far(distance):
 
 
 @triton.jit
-def pixel_weight(source, centred_pixel, pixel, size, MODE: tl.constexpr):
-    """Weight of a pixel at a source coordinate, both about the axis's centre, as the taps there have it, to rounding.
+def nearest_weight(source, pixel, size):
+    """1 if this is the pixel nearest to a source coordinate about the axis's centre, else 0, also for NaN."""
+    # Rounded as the taps are, whole pixels from the first.
+    nearest = nearest_pixel(source + centre_px(size, source.dtype))
+    return tl.where(nearest == pixel.to(source.dtype), 1.0, 0.0).to(source.dtype)
 
-    0 at NaN.
-    """
-    if MODE == "nearest":
-        # Rounded as the taps are, whole pixels from the first.
-        nearest = nearest_pixel(source + centre_px(size, source.dtype))
-        return tl.where(nearest == pixel.to(source.dtype), 1.0, 0.0).to(source.dtype)
+
+@triton.jit
+def distance_weight(offset, MODE: tl.constexpr):
+    """Weight, along an axis, of a pixel from which a source coordinate is this far: what the taps there have."""
+    distance = tl.abs(offset)
+    if MODE == "bilinear":
+        return tl.maximum(1.0 - distance, 0.0)
     else:
-        distance = tl.abs(source - centred_pixel)
-        if MODE == "bilinear":
-            return tl.where(distance < 1.0, 1.0 - distance, 0.0)
-        else:
-            far = tl.where(distance < 2.0, cubic_far(distance), 0.0)
-            return tl.where(distance < 1.0, cubic_near(distance), far)
+        far = tl.where(distance < 2.0, cubic_far(distance), 0.0)
+        return tl.where(distance < 1.0, cubic_near(distance), far)
 
 
 @triton.jit

@@ -16,7 +16,9 @@ pointer to the first sample's sums, stride between samples, and whether there is
 Maps made from a user's PyTorch function have the same form and run in the same kernels.
 
 A matrix family also has ``matrix(theta, frame)``, its numbers in pixel units, and a ``point(matrix, x, y, frame)``
-that takes them, for kernels that look at one sample's points again and again.
+that takes them, for kernels that look at one sample's points again and again; ``about(matrix, x, y, frame)`` turns
+them so that ``distance`` tells, in place of ``point``, how far from the source point (x, y) a target looks. Its
+inverse is in :mod:`tstn_kernels.preimage`.
 """
 
 import triton
@@ -24,7 +26,15 @@ import triton.language as tl
 
 from tstn_kernels.coords import quotients
 from tstn_kernels.padding import HUGE
-from tstn_kernels.preimage import affine_preimage, affine_reaches, projective_preimage, projective_reaches
+from tstn_kernels.preimage import (
+    TINY,
+    affine_boxes,
+    affine_corner,
+    affine_reaches,
+    projective_boxes,
+    projective_corner,
+    projective_reaches,
+)
 
 
 @triton.jit
@@ -83,6 +93,12 @@ def pixel_matrix(a, b, c, d, e, f, frame):
 def affine_point(matrix, x, y, frame):
     """A (x, y) + t"""
     return matrix[0] * x + (matrix[1] * y + matrix[2]), matrix[3] * x + (matrix[4] * y + matrix[5])
+
+
+@triton.jit
+def affine_about(matrix, x, y, frame):
+    """A and t - (x, y)"""
+    return matrix[0], matrix[1], matrix[2] - x, matrix[3], matrix[4], matrix[5] - y
 
 
 @triton.jit
@@ -210,6 +226,24 @@ def projective_point(matrix, x, y, frame):
 
 
 @triton.jit
+def projective_about(matrix, x, y, frame):
+    """theta less (x, y)^T times its last row"""
+    a, b, c, d, e, f, g, h, i = matrix
+    g_px, h_px = normalised(g, h, frame)
+    return a - x * g_px, b - x * h_px, c - x * i, d - y * g_px, e - y * h_px, f - y * i, g, h, i
+
+
+@triton.jit
+def projective_distance(about, x, y, frame):
+    """(u / w, v / w) of a matrix about a point; infinite at w = 0"""
+    u, v = affine_point(about, x, y, frame)
+    w = homogeneous(about, x, y, frame)
+    seen = tl.abs(w) >= TINY
+    inverse = 1.0 / w
+    return tl.where(seen, u * inverse, float("inf")), tl.where(seen, v * inverse, float("inf"))
+
+
+@triton.jit
 def projective_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(u / w, v / w), (u, v, w) = theta @ (x, y, 1); NaN at w = 0"""
     return projective_point(projective_matrix(theta, frame), x, y, frame)
@@ -311,11 +345,27 @@ MAPS = {
     "grid": (grid_map, None),
 }
 
-# The families whose maps have an inverse.
+AFFINE = {
+    "POINT": affine_point,
+    "ABOUT": affine_about,
+    "DISTANCE": affine_point,
+    "REACHES": affine_reaches,
+    "BOXES": affine_boxes,
+    "CORNER": affine_corner,
+}
+# What gather_backward_kernel takes, for the families whose maps have an inverse.
 MATRICES = {
-    "translation": (translation_matrix, affine_point, affine_reaches, affine_preimage),
-    "attention": (attention_matrix, affine_point, affine_reaches, affine_preimage),
-    "similarity": (similarity_matrix, affine_point, affine_reaches, affine_preimage),
-    "affine": (affine_matrix, affine_point, affine_reaches, affine_preimage),
-    "projective": (projective_matrix, projective_point, projective_reaches, projective_preimage),
+    "translation": {"MATRIX": translation_matrix, **AFFINE},
+    "attention": {"MATRIX": attention_matrix, **AFFINE},
+    "similarity": {"MATRIX": similarity_matrix, **AFFINE},
+    "affine": {"MATRIX": affine_matrix, **AFFINE},
+    "projective": {
+        "MATRIX": projective_matrix,
+        "POINT": projective_point,
+        "ABOUT": projective_about,
+        "DISTANCE": projective_distance,
+        "REACHES": projective_reaches,
+        "BOXES": projective_boxes,
+        "CORNER": projective_corner,
+    },
 }
