@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from tstn_kernels.maps import add_sums
 
 from tstn.custom import CustomTransform, kernel_maps
 
@@ -19,7 +20,7 @@ EXTENTS = (2.0, 4.0, 8.0, 0.5)
 def generated_map_kernel(
     x_source_ptr, y_source_ptr, grad_theta_ptr, grad_x_ptr, grad_y_ptr, theta_ptr, x_ptr, y_ptr,
     EXTENT_X: tl.constexpr, EXTENT_Y: tl.constexpr, EXTENT_X_OUT: tl.constexpr, EXTENT_Y_OUT: tl.constexpr,
-    MAP: tl.constexpr, MAP_VJP: tl.constexpr, PIXELS: tl.constexpr,
+    MAP: tl.constexpr, MAP_VJP: tl.constexpr, NUMBERS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """The source coordinates of all pixels, and the VJP of (grad_x, grad_y)."""
     lane = tl.arange(0, PIXELS)
@@ -36,7 +37,7 @@ def generated_map_kernel(
     tl.store(y_source_ptr + lane, y_source)
     grad_x = tl.load(grad_x_ptr + lane)
     grad_y = tl.load(grad_y_ptr + lane)
-    MAP_VJP((grad_theta_ptr, 0, False), theta, (theta_ptr, 0), x, y, grad_x, grad_y, frame, 1)
+    add_sums((grad_theta_ptr, 0, False), MAP_VJP(theta, x, y, grad_x, grad_y, frame), NUMBERS)
 
 
 def run(
@@ -47,7 +48,8 @@ def run(
     u, v = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
     grad_theta = torch.full_like(theta, torch.nan).contiguous()
     map_function, vjp_function = kernel_maps(transform.kernel)
-    constexprs: dict[str, Any] = {"MAP": map_function, "MAP_VJP": vjp_function, "PIXELS": x.numel()}
+    constexprs: dict[str, Any] = {"MAP": map_function, "MAP_VJP": vjp_function}
+    constexprs |= {"NUMBERS": theta.numel(), "PIXELS": x.numel()}
     generated_map_kernel[(1,)](
         u, v, grad_theta, grad_x / ex, grad_y / ey, theta.contiguous(), x * ex_out, y * ey_out, *EXTENTS, **constexprs
     )

@@ -28,6 +28,13 @@ PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1, maxnreg=64)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
+# Forward, four each share what the tile has in common.
+FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
+FORWARD_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2)
+FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
+FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
+# The sums of theta's gradient are carried from tile to tile.
+THETA_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 # To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
 # anew. A homography has too many numbers for that.
 GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1, maxnreg=64)
@@ -82,8 +89,12 @@ INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 ENOUGH_PROGRAMS = 1024
 # Thetas of one input that a program takes at least, where there are too few programs.
 THETAS_PER_SHARE = 4
+# Programs that sum theta's gradient, where several tiles each leave so many: a sum over the lanes takes a third of
+# one tile's instructions.
+PLENTY_OF_PROGRAMS = 4096
+MOST_TILES = 8
 # Partial sums of theta's gradient, in numbers of all samples together. Splines, which leave many numbers a tile, go
-# through several tiles in one program rather than write more. Half a megabyte in float32.
+# through more tiles in one program rather than write more. Half a megabyte in float32.
 THETA_PARTS = 2**17
 FEW_NUMBERS = 16
 
@@ -103,6 +114,8 @@ class Work:
     bicubic: bool = False
     # Whether sums are in fixed point.
     fixed: bool = False
+    # Whether coordinates outside of the image are brought back into it.
+    padded: bool = False
 
 
 def choose(work: Work) -> Config:
@@ -133,6 +146,11 @@ def choose(work: Work) -> Config:
             return GATHER_PIXELS_4
         if work.map != "projective":
             return (GATHER_PIXELS_1, GATHER_PIXELS_2, GATHER_PIXELS_3)[last]
+    if work.map != "custom" and not work.padded:
+        if work.kind == "forward":
+            return (FORWARD_PIXELS_1, FORWARD_PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
+        if work.kind == "theta" and work.channels == 3:
+            return THETA_PIXELS_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 
@@ -168,8 +186,11 @@ def shares_per_input(programs: int, thetas: int) -> int:
     return min(-(-thetas // THETAS_PER_SHARE), max(1, ENOUGH_PROGRAMS // max(programs, 1)))
 
 
-def parts_per_sample(tiles: int, thetas: int, numbers: int) -> int:
+def parts_per_sample(tiles: int, thetas: int, numbers: int, channels_last: bool) -> int:
     """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers."""
-    if numbers <= FEW_NUMBERS:
+    # In channels_last there is much to do between one sum and the next.
+    if numbers == 0 or (channels_last and numbers <= FEW_NUMBERS):
         return tiles
+    if numbers <= FEW_NUMBERS:
+        return -(-tiles // max(1, min(tiles * thetas // PLENTY_OF_PROGRAMS, MOST_TILES)))
     return min(tiles, max(1, THETA_PARTS // (thetas * numbers)))

@@ -322,6 +322,10 @@ def _scatter(
     constexprs["FLOW_GRAD"] = grads.flow is not None
     constexprs["FILL_GRAD"] = grads.fill is not None
     constexprs["LOOPED"] = cut.parts < cut.tiles
+    # A spline adds its many numbers itself.
+    constexprs["NUMBERS"] = 0 if warp.kernel == "thin_plate_spline" else numbers
+    few = grads.theta is not None and 0 < constexprs["NUMBERS"] <= _configs.FEW_NUMBERS
+    constexprs["CARRIED"] = constexprs["LOOPED"] and few
     atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch
     roles = (
         "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "none",
@@ -503,10 +507,9 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
     if warp.kernel not in tstn_kernels.MAPS:
         map = "custom"
     input = operands.input
-    bicubic = warp.mode == "bicubic"
-    return _configs.choose(
-        _configs.Work(input.channels_last, input.shape[1], input.dtype.itemsize, map, kind, bicubic, fixed)
-    )
+    image = input.channels_last, input.shape[1], input.dtype.itemsize
+    options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros"
+    return _configs.choose(_configs.Work(*image, map, kind, *options))
 
 
 class _Cut(NamedTuple):
@@ -532,7 +535,7 @@ def _cut(
     groups = -(-thetas // config.samples)
     across = -(-width // config.tile_w)
     tiles = -(-height // config.tile_h) * across
-    parts = _configs.parts_per_sample(tiles, thetas, parts_of)
+    parts = _configs.parts_per_sample(tiles, thetas, parts_of, operands.input.channels_last)
     run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
     return _Cut(config, groups, across, tiles, parts, -(-channels // run), run)
 

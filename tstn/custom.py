@@ -171,8 +171,8 @@ def generated(fn: MapFunction, theta_shape: tuple[int, ...]) -> tuple[str, bool]
         "grad_x_norm = grad_x * frame[4]",
         "grad_y_norm = grad_y * frame[5]",
         *lines,
-        *(f"sum_{i} = tl.where(live, {called[g]}, 0.0)" for i, g in enumerate(gradients)),
-        f"add_sums(grads, ({''.join(f'sum_{i}, ' for i in range(len(gradients)))}), {len(gradients)})",
+        *(f"of_{i} = tl.where(live, {called[g]}, 0.0)" for i, g in enumerate(gradients)),
+        f"return ({''.join(f'of_{i}, ' for i in range(len(gradients)))})",
     ]
     finite = all(
         expression.operation in TAME and (expression.value is None or abs(expression.value) < math.inf)
@@ -191,8 +191,8 @@ def custom_map_KEY(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def custom_map_vjp_KEY(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """Its vector-Jacobian product, summed over the tile."""
+def custom_map_vjp_KEY(theta, x, y, grad_x, grad_y, frame):
+    """Its vector-Jacobian product."""
     x_norm = x * frame[6]
     y_norm = y * frame[7]
     {vjp_body}
@@ -217,7 +217,7 @@ def kernel_maps(key: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     source, name = _sources[key].replace("KEY", key), f"<tstn {key}>"
     namespace: dict[str, Any] = {name: getattr(functions, name) for name in FUNCTIONS}
-    namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number, "add_sums": maps.add_sums}
+    namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number}
     namespace["__name__"] = f"tstn.{key}"
     # Triton reads a function's source by its file's name.
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

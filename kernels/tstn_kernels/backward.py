@@ -12,6 +12,7 @@ from tstn_kernels.coords import (
     over_channels,
     program_place,
     program_samples,
+    repeated,
     source_image,
     target_frame,
     target_tile,
@@ -20,6 +21,7 @@ from tstn_kernels.coords import (
 from tstn_kernels.fill import fill_values
 from tstn_kernels.fixed_point import add_fixed, fixed_exponent
 from tstn_kernels.interpolation import covered_weight, source_taps, tap_at, tap_pixel, tap_slope, tap_weight
+from tstn_kernels.maps import add_sums
 from tstn_kernels.rounding import rounded
 
 
@@ -133,9 +135,11 @@ def sample_backward_kernel(
     ONE_BLOCK: tl.constexpr,
     INPUT_GRAD: tl.constexpr,
     THETA_GRAD: tl.constexpr,
+    NUMBERS: tl.constexpr,
     FLOW_GRAD: tl.constexpr,
     FILL_GRAD: tl.constexpr,
     LOOPED: tl.constexpr,
+    CARRIED: tl.constexpr,
     DTYPE: tl.constexpr,
     OFFSET: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -144,10 +148,12 @@ def sample_backward_kernel(
 ):
     """grad_input[n, c, tap] += weight * grad_output; grad_theta = VJP(sum over c, tap of slope * input * grad_output).
 
-    Programs as in sample_forward_kernel, but LOOPED each goes through every ``parts``-th tile. grad_input is zeroed
+    Programs as in sample_forward_kernel, but LOOPED each goes through every ``parts``-th tile; CARRIED its lanes sum
+    theta's gradient over these by themselves. grad_input is zeroed
     beforehand and in DTYPE, or summed in fixed point: INPUT_GRAD is "none", "atomic" or "fixed". grad_theta and
     grad_fill receive one part per program, summed in a fixed order by finish_backward_kernel; grad_flow each lane's
-    own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope.
+    own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope; NUMBERS is how many theta has, or 0 where MAP_VJP
+    adds them itself.
     """
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.
@@ -171,6 +177,8 @@ def sample_backward_kernel(
     grad_input_strides = (grad_input_stride_h, grad_input_stride_w)
     if LOOPED == 0:
         turns = 1
+    if CARRIED:
+        carried = repeated(tl.zeros((TILE_H * TILE_W,), DTYPE), NUMBERS)
     for turn in range(turns):
         row, col, inside = target_tile(part + turn * parts[0], (H_OUT, W_OUT), across, TILE_H, TILE_W)
         x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
@@ -275,4 +283,16 @@ def sample_backward_kernel(
             tl.store(at + grad_flow_stride_xy, rounded(grad_y * frame[5], grad_flow_ptr), mask=in_tile)
         if THETA_GRAD:
             grads = (grad_theta_ptr, grad_theta_stride_m, turn > 0)
-            MAP_VJP(grads, theta, (constants_ptr, constants), x, y, grad_x, grad_y, frame, SAMPLES)
+            if NUMBERS == 0:
+                MAP_VJP(grads, theta, (constants_ptr, constants), x, y, grad_x, grad_y, frame, SAMPLES)
+            else:
+                values = MAP_VJP(theta, x, y, grad_x, grad_y, frame)
+                if CARRIED:
+                    sums = ()
+                    for i in tl.static_range(NUMBERS):
+                        sums = sums + (carried[i] + values[i],)
+                    carried = sums
+                else:
+                    add_sums(grads, values, NUMBERS)
+    if CARRIED:
+        add_sums((grad_theta_ptr, grad_theta_stride_m, False), carried, NUMBERS)

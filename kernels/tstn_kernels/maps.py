@@ -10,9 +10,10 @@ in turn, (SAMPLES * P,). What it reads:
 - ``frame``: see :func:`tstn_kernels.coords.target_frame`. A normalised target x is ``x * frame[6]``, y is
   ``y * frame[7]``; a normalised source x is ``frame[4]`` times as many pixels, y ``frame[5]`` times.
 
-``map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES)`` takes the gradient of those source
-coordinates, (SAMPLES * P,), zero for lanes that are not real, and adds theta's, summed over the tile, to ``grads``:
-pointer to the first sample's sums, stride between samples, and whether there is something to add to.
+``map_vjp(theta, x, y, grad_x, grad_y, frame)`` takes the gradient of those source coordinates, (P,), zero for lanes
+that are not real, and returns what each lane adds to each of theta's numbers. A spline, which has many numbers,
+adds them itself, for SAMPLES samples. Sums go to ``grads``: pointer to the first sample's, stride between samples,
+and whether there is something to add to.
 Maps made from a user's PyTorch function have the same form and run in the same kernels.
 
 A matrix family also has ``matrix(theta, frame)``, its numbers in pixel units, and a ``point(matrix, x, y, frame)``
@@ -116,9 +117,9 @@ def translation_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def translation_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """(sum grad_x, sum grad_y)"""
-    add_sums(grads, (grad_x * frame[4], grad_y * frame[5]), 2)
+def translation_map_vjp(theta, x, y, grad_x, grad_y, frame):
+    """grad_x, grad_y"""
+    return grad_x * frame[4], grad_y * frame[5]
 
 
 @triton.jit
@@ -137,9 +138,9 @@ def attention_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def attention_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """(sum grad_x x + grad_y y, sum grad_x, sum grad_y)"""
-    add_sums(grads, (grad_x * x * frame[0] + grad_y * y * frame[3], grad_x * frame[4], grad_y * frame[5]), 3)
+def attention_map_vjp(theta, x, y, grad_x, grad_y, frame):
+    """grad_x x + grad_y y, grad_x, grad_y"""
+    return grad_x * x * frame[0] + grad_y * y * frame[3], grad_x * frame[4], grad_y * frame[5]
 
 
 @triton.jit
@@ -159,15 +160,11 @@ def similarity_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def similarity_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """(sum grad_x x + grad_y y, sum grad_y x - grad_x y, sum grad_x, sum grad_y)"""
-    values = (
-        grad_x * x * frame[0] + grad_y * y * frame[3],
-        grad_y * x * frame[2] - grad_x * y * frame[1],
-        grad_x * frame[4],
-        grad_y * frame[5],
-    )
-    add_sums(grads, values, 4)
+def similarity_map_vjp(theta, x, y, grad_x, grad_y, frame):
+    """grad_x x + grad_y y, grad_y x - grad_x y, grad_x, grad_y"""
+    of_a = grad_x * x * frame[0] + grad_y * y * frame[3]
+    of_b = grad_y * x * frame[2] - grad_x * y * frame[1]
+    return of_a, of_b, grad_x * frame[4], grad_y * frame[5]
 
 
 @triton.jit
@@ -189,16 +186,10 @@ def affine_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def affine_gradients(x, y, grad_x, grad_y, frame):
-    """(grad_x, grad_y)^T (x, y, 1) of each lane"""
+def affine_map_vjp(theta, x, y, grad_x, grad_y, frame):
+    """(grad_x, grad_y)^T (x, y, 1)"""
     row_x = (grad_x * x * frame[0], grad_x * y * frame[1], grad_x * frame[4])
     return row_x + (grad_y * x * frame[2], grad_y * y * frame[3], grad_y * frame[5])
-
-
-@triton.jit
-def affine_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """sum (grad_x, grad_y)^T (x, y, 1)"""
-    add_sums(grads, affine_gradients(x, y, grad_x, grad_y, frame), 6)
 
 
 @triton.jit
@@ -250,8 +241,8 @@ def projective_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """sum (grad_u, grad_v, grad_w)^T (x, y, 1), grad_u = grad_x / w, grad_w = -(grad_x u / w + grad_y v / w) / w"""
+def projective_map_vjp(theta, x, y, grad_x, grad_y, frame):
+    """(grad_u, grad_v, grad_w)^T (x, y, 1), grad_u = grad_x / w, grad_w = -(grad_x u / w + grad_y v / w) / w"""
     matrix = projective_matrix(theta, frame)
     x_source, y_source = projective_point(matrix, x, y, frame)
     w = homogeneous(matrix, x, y, frame)
@@ -262,7 +253,7 @@ def projective_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAM
     grad_w = -(grad_u * tl.where(seen, x_source, 0.0) + grad_v * tl.where(seen, y_source, 0.0))
     x_norm, y_norm = normalised(x, y, frame)
     of_w = (grad_w * x_norm, grad_w * y_norm, grad_w)
-    add_sums(grads, affine_gradients(x, y, grad_u, grad_v, frame) + of_w, 9)
+    return affine_map_vjp(theta, x, y, grad_u, grad_v, frame) + of_w
 
 
 @triton.jit
