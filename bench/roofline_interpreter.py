@@ -100,6 +100,10 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     # Only the shape changes, and that is left to NumPy.
     "tt.broadcast": lambda x: x,
     "ttg.convert_layout": lambda x: x,
+    # To shared memory and back.
+    "ttg.local_alloc": lambda x: x,
+    "ttg.local_load": lambda x: x,
+    "tt.dot": lambda a, b, c: a @ b + c,
 }
 COMPARISONS: dict[str, Callable[..., Array]] = {
     "eq": np.equal,
@@ -250,7 +254,7 @@ class Interpreter:
             return operands[0].view(dtype) if operands[0].dtype.itemsize == dtype.itemsize else operands[0]
         if name == "tt.reshape":
             return _full(operation, operands[0]).reshape(-1, *kind.shape)
-        if name == "tt.trans":
+        if name in ("tt.trans", "ttg.memdesc_trans"):
             order = [int(axis) + 1 for axis in re.findall(r"\d+", text.partition("array<i32")[2])]
             return operands[0].transpose(0, *order)
         if name == "tt.join":

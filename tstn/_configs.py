@@ -67,15 +67,14 @@ CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32, maxnreg=255)
 # channels_last where a value takes many registers: one or two values per lane.
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
-# Splines. The basis costs more than the samples' own work, unless there are many channels; backward, where every
-# sample has sums of its own, fewer share it.
-SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4)
+# Splines. The basis costs more than the samples' own work, unless there are many channels.
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=64)
 SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=4)
 SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=4)
 SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=2)
-SPLINE_BACKWARD_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
-SPLINE_BACKWARD_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
-SPLINE_BACKWARD_4 = Config(tile_h=16, tile_w=8, block_c=4)
+SPLINE_THETA_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
+SPLINE_THETA_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
+SPLINE_THETA_4 = Config(tile_h=16, tile_w=8, block_c=4)
 HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
@@ -130,9 +129,9 @@ def choose(work: Work) -> Config:
             return SPLINE_DOUBLE
         if heavy or work.bicubic:
             return HEAVY_SPLINE_1
-        if work.kind == "forward":
-            return (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
-        return (SPLINE_1, SPLINE_BACKWARD_2, SPLINE_BACKWARD_3, SPLINE_BACKWARD_4)[last]
+        if work.kind == "theta":
+            return (SPLINE_1, SPLINE_THETA_2, SPLINE_THETA_3, SPLINE_THETA_4)[last]
+        return (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
     if heavy:
         return HEAVY_PIXELS_1
     if double:

@@ -503,13 +503,17 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
 
     map = {"projective": "projective", "thin_plate_spline": "spline"}.get(warp.kernel, "other")
     if INTERPRETED:
-        return dataclasses.replace(_configs.INTERPRETER, samples=2 if map == "spline" else 1)
+        return dataclasses.replace(_configs.INTERPRETER, samples=min(2, operands.warps) if map == "spline" else 1)
     if warp.kernel not in tstn_kernels.MAPS:
         map = "custom"
     input = operands.input
     image = input.channels_last, input.shape[1], input.dtype.itemsize
     options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros"
-    return _configs.choose(_configs.Work(*image, map, kind, *options))
+    config = _configs.choose(_configs.Work(*image, map, kind, *options))
+    # Every program has as many samples.
+    while config.samples > max(operands.warps, 1):
+        config = dataclasses.replace(config, samples=config.samples // 2)
+    return config
 
 
 class _Cut(NamedTuple):

@@ -8,6 +8,7 @@ from tstn_kernels.coords import (
     centred,
     channel_block,
     channel_run,
+    first_sample,
     flow_px,
     over_channels,
     program_place,
@@ -166,8 +167,9 @@ def sample_backward_kernel(
     parts = (parts, parts_by, parts_shift)
     splits = (splits, splits_by, splits_shift)
     group, part, split = program_place(parts, splits)
-    first_m = group.to(tl.int64) * SAMPLES
-    theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, M - group * SAMPLES)
+    first, others = first_sample(group, M, SAMPLES)
+    first_m = first.to(tl.int64)
+    theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, others)
     frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
     part_of_theta = (part * splits[0] + split).to(tl.int64)
     grad_theta_ptr += first_m * grad_theta_stride_m + part_of_theta * grad_theta_stride_part
@@ -183,7 +185,7 @@ def sample_backward_kernel(
         row, col, inside = target_tile(part + turn * parts[0], (H_OUT, W_OUT), across, TILE_H, TILE_W)
         x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
         x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
-        m, row, col, in_tile = program_samples(group, row, col, inside, M, SAMPLES)
+        m, row, col, in_tile = program_samples(first, others, row, col, inside, SAMPLES)
         if FLOW:
             flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
             flow_x, flow_y = flow_px(flow_ptr, m, row, col, in_tile, flow_strides, frame, OFFSET, DTYPE)

@@ -74,17 +74,29 @@ def spread(value, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def program_samples(group, row, col, inside, M, SAMPLES: tl.constexpr):
+def first_sample(group, M, SAMPLES: tl.constexpr):
+    """The first of the SAMPLES samples that a program goes through, and how many of these are another program's."""
+    if SAMPLES == 1:
+        return group, 0
+    else:
+        # The last group goes back to be whole.
+        first = tl.minimum(group * SAMPLES, M - SAMPLES)
+        return first, group * SAMPLES - first
+
+
+@triton.jit
+def program_samples(first, others, row, col, inside, SAMPLES: tl.constexpr):
     """The sample, row, column and validity of each lane, for a tile of pixels of SAMPLES samples.
 
     One sample is a scalar, so that addresses are one base and small offsets.
     """
     if SAMPLES == 1:
-        return group, row, col, inside
+        return first, row, col, inside
     else:
-        m = group * SAMPLES + tl.arange(0, SAMPLES)
-        m = tl.reshape(tl.broadcast_to(m[:, None], (SAMPLES, row.shape[0])), (SAMPLES * row.shape[0],))
-        return m, spread(row, SAMPLES), spread(col, SAMPLES), spread(inside, SAMPLES) & (m < M)
+        sample = tl.arange(0, SAMPLES)
+        sample = tl.reshape(tl.broadcast_to(sample[:, None], (SAMPLES, row.shape[0])), (SAMPLES * row.shape[0],))
+        inside = spread(inside, SAMPLES) & (sample >= others)
+        return first + sample, spread(row, SAMPLES), spread(col, SAMPLES), inside
 
 
 @triton.jit

@@ -8,6 +8,7 @@ from tstn_kernels.coords import (
     centred,
     channel_block,
     channel_run,
+    first_sample,
     flow_px,
     over_channels,
     program_place,
@@ -135,11 +136,12 @@ def sample_forward_kernel(
     group, tile, split = program_place(tiles, splits)
     row, col, inside = target_tile(tile, (H_OUT, W_OUT), across, TILE_H, TILE_W)
     frame = target_frame((H, W, H_OUT, W_OUT), scales, ALIGN_CORNERS, DTYPE)
-    first_m = group.to(tl.int64) * SAMPLES
-    theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, M - group * SAMPLES)
+    first, others = first_sample(group, M, SAMPLES)
+    first_m = first.to(tl.int64)
+    theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, others)
     x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
     x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
-    m, row, col, inside = program_samples(group, row, col, inside, M, SAMPLES)
+    m, row, col, inside = program_samples(first, others, row, col, inside, SAMPLES)
     if FLOW:
         flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
         flow_x, flow_y = flow_px(flow_ptr, m, row, col, inside, flow_strides, frame, OFFSET, DTYPE)

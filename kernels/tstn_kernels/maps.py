@@ -5,7 +5,7 @@ centre, of target coordinates ``x, y`` (P,), in output pixels about the output's
 in turn, (SAMPLES * P,). What it reads:
 
 - ``theta``: pointer to the first sample's numbers, strides between samples and between numbers, and how many of the
-  SAMPLES samples there are. Only a spline takes several samples at a time.
+  SAMPLES samples are there for another program. Only a spline takes several samples at a time.
 - ``constants``: pointer to what all samples share, and how many rows it has.
 - ``frame``: see :func:`tstn_kernels.coords.target_frame`. A normalised target x is ``x * frame[6]``, y is
   ``y * frame[7]``; a normalised source x is ``frame[4]`` times as many pixels, y ``frame[5]`` times.
@@ -256,13 +256,35 @@ def projective_map_vjp(theta, x, y, grad_x, grad_y, frame):
     return affine_map_vjp(theta, x, y, grad_u, grad_v, frame) + of_w
 
 
+# Basis functions at a time in a spline's gradient.
+BLOCK_K = tl.constexpr(16)
+
+
 @triton.jit
-def radial_basis(constants, k, x_norm, y_norm):
-    """r^2 log (r / 2) at the distances r from control point k."""
-    from_x = x_norm - tl.load(constants[0] + 2 * k).to(x_norm.dtype)
-    from_y = y_norm - tl.load(constants[0] + 2 * k + 1).to(x_norm.dtype)
+def half_logarithm(x):
+    """log(x) / 2 for x from 1e-30 to 1e30, to 1e-7 in float32"""
+    if x.dtype == tl.float64:
+        return 0.5 * tl.log(x)
+    else:
+        # x = 2^e (1 + f), f from -1/3 to 1/3.
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F2AAAAB) & -0x800000
+        f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
+        # (log(1 + f) - f) / f^2, by least squares with weights that make the largest error least.
+        tail = -0.15918611 * f + 0.17194301
+        tail = tail * f - 0.16307452
+        tail = tail * f + 0.19784346
+        tail = tail * f - 0.25014341
+        tail = tail * f + 0.33338043
+        tail = tail * f - 0.49999833
+        return exponent.to(tl.float32) * (0.5 * 0.6931471805599453 / 2**23) + (0.5 * (f * f) * tail + 0.5 * f)
+
+
+@triton.jit
+def radial_basis(from_x, from_y):
+    """r^2 log (r / 2) at the distance r = |(from_x, from_y)|"""
     squared = from_x * from_x + from_y * from_y
-    return 0.5 * squared * tl.log(tl.where(squared > 0.0, 0.25 * squared, 1.0))
+    return squared * half_logarithm(tl.maximum(0.25 * squared, 1e-30))
 
 
 @triton.jit
@@ -272,19 +294,22 @@ def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     The basis is computed once and used for every sample.
     """
     x_norm, y_norm = normalised(x, y, frame)
-    # Where there are fewer samples, the last one stands in.
-    sample = tl.minimum(tl.arange(0, SAMPLES), theta[3] - 1)
-    at = theta[0] + sample.to(tl.int64) * theta[1]
+    sample = tl.arange(0, SAMPLES) * theta[1]
+    at, centre_at = theta[0], constants[0]
     move_x = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
     move_y = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
-    for k in range(constants[1] + 3):
-        if k < constants[1]:
-            basis = radial_basis(constants, k, x_norm, y_norm)
-        else:
-            row = k - constants[1]
-            basis = tl.where(row == 0, 1.0, tl.where(row == 1, x_norm, y_norm))
-        move_x += tl.load(at).to(x.dtype)[:, None] * basis[None, :]
-        move_y += tl.load(at + theta[2]).to(x.dtype)[:, None] * basis[None, :]
+    for _ in range(constants[1]):
+        from_x = x_norm - tl.load(centre_at).to(x.dtype)
+        from_y = y_norm - tl.load(centre_at + 1).to(x.dtype)
+        basis = radial_basis(from_x, from_y)[None, :]
+        move_x += tl.load(at + sample).to(x.dtype)[:, None] * basis
+        move_y += tl.load(at + theta[2] + sample).to(x.dtype)[:, None] * basis
+        at += 2 * theta[2]
+        centre_at += 2
+    for row in tl.static_range(3):
+        basis = (tl.full(x.shape, 1.0, x.dtype), x_norm, y_norm)[row][None, :]
+        move_x += tl.load(at + sample).to(x.dtype)[:, None] * basis
+        move_y += tl.load(at + theta[2] + sample).to(x.dtype)[:, None] * basis
         at += 2 * theta[2]
     x_source = (frame[0] * x)[None, :] + move_x * frame[4]
     y_source = (frame[3] * y)[None, :] + move_y * frame[5]
@@ -293,24 +318,30 @@ def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
 
 @triton.jit
 def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
-    """(sum grad U(|(x, y) - c_k|) for each k, sum grad, sum grad x, sum grad y), for x and y in turn"""
+    """(sum grad U(|(x, y) - c_k|) for each k, sum grad, sum grad x, sum grad y), for x and y in turn
+
+    A product of matrices.
+    """
     x_norm, y_norm = normalised(x, y, frame)
-    grad_x = tl.reshape(grad_x, (SAMPLES, x.shape[0])) * frame[4]
-    grad_y = tl.reshape(grad_y, (SAMPLES, x.shape[0])) * frame[5]
-    sample = tl.arange(0, SAMPLES)
-    real = sample < theta[3]
-    again = real & grads[2]
-    at = grads[0] + sample.to(tl.int64) * grads[1]
-    for k in range(constants[1] + 3):
-        if k < constants[1]:
-            basis = radial_basis(constants, k, x_norm, y_norm)
-        else:
-            row = k - constants[1]
-            basis = tl.where(row == 0, 1.0, tl.where(row == 1, x_norm, y_norm))
-        sum_x = tl.sum(grad_x * basis[None, :], 1)
-        sum_y = tl.sum(grad_y * basis[None, :], 1)
-        tl.store(at + 2 * k, sum_x + tl.load(at + 2 * k, mask=again, other=0.0), mask=real)
-        tl.store(at + 2 * k + 1, sum_y + tl.load(at + 2 * k + 1, mask=again, other=0.0), mask=real)
+    # (sample, pixel, x or y) to (sample and x or y, pixel).
+    grad = tl.reshape(tl.join(grad_x * frame[4], grad_y * frame[5]), (SAMPLES, x.shape[0], 2))
+    grad = tl.reshape(tl.permute(grad, (0, 2, 1)), (2 * SAMPLES, x.shape[0]))
+    column = tl.arange(0, 2 * SAMPLES)[:, None]
+    at = grads[0] + (column // 2).to(tl.int64) * grads[1] + column % 2
+    real = column // 2 >= theta[3]
+    for first in tl.range(0, constants[1] + 3, BLOCK_K, num_stages=1):
+        k = first + tl.arange(0, BLOCK_K)
+        row = (k - constants[1])[None, :]
+        basis = tl.where(row == 0, 1.0, tl.where(row == 1, x_norm[:, None], y_norm[:, None]))
+        if first < constants[1]:
+            centre_at = constants[0] + 2 * tl.minimum(k, constants[1] - 1)
+            from_x = x_norm[:, None] - tl.load(centre_at).to(x.dtype)[None, :]
+            from_y = y_norm[:, None] - tl.load(centre_at + 1).to(x.dtype)[None, :]
+            basis = tl.where(row < 0, radial_basis(from_x, from_y), basis)
+        sums = tl.dot(grad, basis, input_precision="ieee", out_dtype=x.dtype)
+        inside = real & (row < 3)
+        sums += tl.load(at + 2 * k[None, :], mask=inside & grads[2], other=0.0)
+        tl.store(at + 2 * k[None, :], sums, mask=inside)
 
 
 @triton.jit
