@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from tstn import _checks, _launch, examples
+from tstn import _checks, _launch, examples, ops
 from tstn._warp import Needed, Operands, Warp
 from tstn.thin_plate import ThinPlateSpline
 from tstn.transforms import NAMED, Transform
@@ -215,11 +215,7 @@ def launches(case: Case) -> list[_launch.Launch]:
         theta = torch.empty(case.thetas, math.prod(transform.theta_shape), dtype=theta_dtype, device="meta")
         flow = None if case.flow == "plain" else field
     if isinstance(transform, ThinPlateSpline):
-        # The spline's coefficients, sample by sample, in the coordinates' dtype.
-        dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        points = len(transform.points)
-        theta = torch.empty(2 * (points + 3), case.thetas, dtype=dtype, device="meta").t()
-        constants = torch.empty(points, 2, device="meta")
+        constants = torch.empty(len(transform.points), 2, device="meta")
     fill = input.new_empty(case.shape[1]) if case.outside == "channel_fill" else None
     index = torch.empty(case.thetas, dtype=torch.int64, device="meta") if case.indexed else None
     padding = "zeros" if case.outside.endswith("fill") else case.outside
@@ -240,11 +236,21 @@ def launches(case: Case) -> list[_launch.Launch]:
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(case.deterministic)
     try:
-        with mock.patch.object(_launch.Launch, "run", record):
+        with (
+            mock.patch.object(_launch.Launch, "run", record),
+            mock.patch.object(ops, "backend_for", return_value="triton"),
+        ):
+            if isinstance(transform, ThinPlateSpline):
+                assert theta is not None
+                theta = theta.unflatten(1, (-1, 2)).requires_grad_(needed.theta)
+                theta = ops.pack(theta, transform, input)
+                operands = operands._replace(theta=theta.detach())
             call = _launch.call_of(operands, warp)
             output = _launch.forward(*call)
             if case.gradients:
-                _launch.backward(output, *call, needed)
+                grads = _launch.backward(output, *call, needed)
+                if theta is not None and theta.requires_grad:
+                    theta.backward(grads[1])
     finally:
         torch.use_deterministic_algorithms(before)
     return recorded

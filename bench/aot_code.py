@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -100,7 +101,8 @@ def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     source, options = specialize(launch, target)
     kernel = triton.compile(source, target=target, options=options)
     sizes = launch.constexprs
-    elements = sizes["BLOCK"] if "BLOCK" in sizes else sizes["TILE_H"] * sizes["TILE_W"] * sizes["BLOCK_C"]
+    blocks = ("BLOCK",), ("BLOCK_ROWS", "BLOCK_M"), ("TILE_H", "TILE_W", "BLOCK_C")
+    elements = next(math.prod(sizes[name] for name in names) for names in blocks if names[0] in sizes)
     threads_per_element = warps(launch.config, target.warp_size) * target.warp_size / elements
     if target.backend == "hip":
         return amdgcn_code(kernel.asm["amdgcn"], threads_per_element)

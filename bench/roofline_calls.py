@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import tstn
 from bench.workloads import DIRECTIONS, LAYOUTS, Problem
@@ -70,14 +70,22 @@ class Recorder(TorchDispatchMode):
         self._transform = transform
 
     def __enter__(self) -> Recorder:
-        kind, steps = type(self._transform), self.steps
+        kind, steps, spline_product = type(self._transform), self.steps, _launch.spline_product
         constants = self._transform.constants(torch.device("cpu"))
 
         def run(launch: _launch.Launch, device: torch.device) -> None:
             steps.append(Step(launch.kernel, launch))
 
+        def product(out: Tensor, vectors: Tensor, matrix: Tensor, centres: Tensor | None) -> Tensor:
+            # The numbers that kernels read later.
+            spline_product(out, vectors, matrix, centres)
+            with _disable_current_modes():
+                displacement = vectors.to(matrix.dtype) - (0 if centres is None else centres)
+                return out.copy_(matrix @ displacement)
+
         for patch in (
             mock.patch.object(_launch.Launch, "run", run),
+            mock.patch.object(_launch, "spline_product", product),
             mock.patch.object(ops, "backend_for", return_value="triton"),
             mock.patch.object(_checks, "require_device"),
             mock.patch.object(kind, "constants", return_value=constants),

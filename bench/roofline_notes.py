@@ -14,7 +14,6 @@ _SPARSE = "pixels are skipped that lie in the same sectors as those looked at"
 
 # By the beginning of a workload's id, then by direction; the first that fits.
 NOTES: dict[str, dict[str, str]] = {
-    "mnist_tps": {"forward": "a spline's coefficients go through five small operators, whose results are written too"},
     "cluttered": {"forward": f"of 60 x 60 pixels 30 x 30 are made: {_SPARSE}"},
     "inner": {"step": _TWICE},
     "birds": {"step": _TWICE},

@@ -15,7 +15,7 @@ from tstn._warp import Needed, Operands, Warp
 
 # Operators that start no kernel: allocations and views.
 SILENT = {"empty", "empty_like", "new_empty", "empty_strided", "view", "detach", "expand", "unsqueeze", "alias", "t"}
-SILENT |= {"_unsafe_view", "select", "slice", "as_strided", "new_empty_strided"}
+SILENT |= {"_unsafe_view", "select", "slice", "as_strided", "new_empty_strided", "lift_fresh", "permute"}
 
 
 class Watch(TorchDispatchMode):
@@ -95,6 +95,22 @@ def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeyp
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, theta, grad)
     assert watch.launches == {"sample_backward_kernel": 1}
+
+
+def test_launches_of_a_spline(kernel_place, monkeypatch):
+    """Beside the warp's own and the zeroing of what is scattered to, one from points to coefficients, and one back."""
+    x = torch.rand(4, 3, 40, 50, device=kernel_place.device, requires_grad=True)
+    transform = tstn.ThinPlateSpline((4, 5))
+    theta = torch.rand(4, 20, 2, device=kernel_place.device, requires_grad=True)
+    tstn.spatial_transform(x, theta, transform)  # has the constants ready
+    with Watch(monkeypatch) as watch:
+        y = tstn.spatial_transform(x, theta, transform)
+    assert watch.launches == {"spline_product_kernel": 1, "sample_forward_kernel": 1}
+    grad = torch.ones_like(y)
+    with Watch(monkeypatch) as watch, cases.tiles(Case(cut=True)):
+        torch.autograd.grad(y, (x, theta), grad)
+    backward = {"zero_": 1, "sample_backward_kernel": 1, "finish_backward_kernel": 1, "spline_product_kernel": 1}
+    assert watch.launches == backward
 
 
 def step_of(output: torch.Tensor, operands: Operands, warp: Warp) -> _plan.Step:

@@ -76,9 +76,9 @@ SPLINE_THETA_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
 SPLINE_THETA_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
 SPLINE_THETA_4 = Config(tile_h=16, tile_w=8, block_c=4)
 HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
-SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
-SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2)
-# Kernels that go through memory as it lies have no tile.
+SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
+SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2, maxnreg=255)
+# Kernels that go through memory as it lies, or multiply matrices, have no tile.
 FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)

@@ -23,6 +23,8 @@ from tstn.transforms import half_extent, half_extent_out
 INT32_MAX = 2**31 - 1
 # Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
 FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
+# Rows and samples of spline_product_kernel.
+PRODUCT = {"BLOCK_ROWS": 32, "BLOCK_M": 32}
 # Calls of different shapes whose plans are kept.
 PLANS = 1024
 
@@ -232,6 +234,18 @@ def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, d
         steps.append(_scatter(operands, grad_output, grads, warp, cut, scatter, scratch))
     steps += _finish(operands, grads, warp, wide, finish)
     return Backward(tuple(steps), tuple(scratch.values()), zeroed, listed)
+
+
+@lru_cache(maxsize=PLANS)
+def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) -> Step:
+    """The launch that fills ``out`` (M, rows, 2) with matrix (rows, columns) @ (vectors (M, columns, 2) - centres)."""
+    samples, rows, _ = out.shape
+    blocks = -(-rows // PRODUCT["BLOCK_ROWS"])
+    programs = blocks * -(-samples // PRODUCT["BLOCK_M"])
+    sizes = (samples, rows, matrix.shape[1], blocks)
+    numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
+    constexprs = {"CENTRED": centred, **PRODUCT}
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.FLAT, {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:

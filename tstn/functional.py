@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tstn import _checks, ops
@@ -81,7 +80,7 @@ def spatial_transform(
     if transform.is_dense:
         numbers, flow = None, theta
     else:
-        numbers = transform.pack(theta, torch.float64 if input.dtype == torch.float64 else torch.float32)
+        numbers = ops.pack(theta, transform, input)
         if numbers.dim() > 2 and not numbers.is_contiguous():
             # The kernels take one stride between the numbers of a theta.
             numbers = numbers.flatten(1)

@@ -18,6 +18,9 @@ from tstn._backend import backend_for
 from tstn._warp import Needed, Operands, Warp, memory_format
 from tstn.transforms import Transform
 
+# Types of tensors that have memory which a kernel can read.
+PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> Tensor:
     """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out).
@@ -35,6 +38,44 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
     return _launch.forward(*_launch.call_of(operands, warp))
 
 
+def pack(theta: Tensor, transform: Transform, input: Tensor) -> Tensor:
+    """``transform.pack`` for a warp of this input, by one launch where it is a product that kernels can do."""
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if _is_transformed() or torch.compiler.is_compiling() or type(theta) not in PLAIN or backend_for(input) == "torch":
+        return transform.pack(theta, dtype)
+    solver = transform.solver(theta.device)
+    if solver is None:
+        return transform.pack(theta, dtype)
+    if torch.is_grad_enabled() and theta.requires_grad:
+        return _Pack.apply(theta, transform, solver, dtype)
+    return _packed(theta, solver, dtype)
+
+
+def _packed(theta: Tensor, solver: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    matrix, centres = solver
+    # Neighbours in memory are a number's values for successive samples.
+    numbers = torch.empty((len(matrix), 2, len(theta)), dtype=dtype, device=theta.device).permute(2, 0, 1)
+    return _launch.spline_product(numbers, theta, matrix, centres).flatten(1)
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        theta, ctx.transform, ctx.solver, ctx.dtype = arguments
+        ctx.save_for_backward(theta)
+        return _packed(theta, ctx.solver, ctx.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (theta,) = grad_outputs, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            numbers = ctx.transform.pack(theta, ctx.dtype)
+            return (*torch.autograd.grad(numbers, theta, grad, create_graph=True), None, None, None)
+        grad_theta = torch.empty_like(theta, memory_format=torch.contiguous_format)
+        _launch.spline_product(grad_theta, grad.unflatten(1, (-1, 2)), ctx.solver[0].t(), None)
+        return grad_theta, None, None, None
+
+
 def _is_transformed() -> bool:
     """Whether torch.func or forward-mode AD is at work, which PyTorch's own operators know how to follow."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -42,7 +83,7 @@ def _is_transformed() -> bool:
 
 def _is_plain(operands: Operands) -> bool:
     """Whether these have memory that a kernel can read; fake tensors and other subclasses need the dispatcher."""
-    return all(t is None or type(t) is Tensor or type(t) is torch.nn.Parameter for t in operands)
+    return all(t is None or type(t) in PLAIN for t in operands)
 
 
 class _SpatialTransform(torch.autograd.Function):

@@ -115,11 +115,15 @@ class ThinPlateSpline(Transform):
         logarithm is then smallest where most pixels are, which halves the rounding error. Neighbours in memory are a
         number's values for successive samples.
         """
-        constants = self._spline.constants(theta.device)
-        centres, solver = _adopted(constants.centres), _adopted(constants.solver)
+        solver, centres = self.solver(theta.device)
         displacement = theta.to(solver.dtype) - centres
         numbers = _product(solver, displacement.permute(1, 2, 0).flatten(1))
         return numbers.to(dtype).reshape(2 * solver.shape[0], theta.shape[0]).t()
+
+    def solver(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What turns displacements of the control points into coefficients, (K + 3, K), and the points (K, 2)."""
+        constants = self._spline.constants(device)
+        return _adopted(constants.solver), _adopted(constants.centres)
 
     def constants(self, device: torch.device) -> Tensor:
         """The control points (K, 2), float32."""

@@ -6,6 +6,7 @@ from tstn_kernels.fixed_point import peak_kernel
 from tstn_kernels.forward import sample_forward_kernel
 from tstn_kernels.gather import gather_backward_kernel
 from tstn_kernels.maps import MAPS, MATRICES
+from tstn_kernels.spline import spline_product_kernel
 
 __all__ = [
     "MAPS",
@@ -15,4 +16,5 @@ __all__ = [
     "peak_kernel",
     "sample_backward_kernel",
     "sample_forward_kernel",
+    "spline_product_kernel",
 ]

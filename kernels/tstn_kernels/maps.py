@@ -338,7 +338,11 @@ def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, fra
             from_x = x_norm[:, None] - tl.load(centre_at).to(x.dtype)[None, :]
             from_y = y_norm[:, None] - tl.load(centre_at + 1).to(x.dtype)[None, :]
             basis = tl.where(row < 0, radial_basis(from_x, from_y), basis)
-        sums = tl.dot(grad, basis, input_precision="ieee", out_dtype=x.dtype)
+        if x.dtype == tl.float64:
+            # Triton's product of such small float64 matrices does not compile.
+            sums = tl.sum(grad[:, :, None] * basis[None, :, :], 1)
+        else:
+            sums = tl.dot(grad, basis, input_precision="ieee")
         inside = real & (row < 3)
         sums += tl.load(at + 2 * k[None, :], mask=inside & grads[2], other=0.0)
         tl.store(at + 2 * k[None, :], sums, mask=inside)
