@@ -28,6 +28,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -122,8 +123,12 @@ def find_jobs(cases: Iterable[Case], only: str = "", targets: Collection[str] = 
     """What to compile: the first of the launches that share a source, for each target."""
     seen = set()
     for case in cases:
+        times = Counter[str]()
         for position, launch in enumerate(launches(case)):
             variant = f"{case.name}/{launch.kernel.removesuffix('_kernel')}"
+            times[variant] += 1
+            if times[variant] > 1:
+                variant += f"_{times[variant]}"
             for target in targets:
                 source, compiler_options = specialize(launch, TARGETS[target])
                 key = (target, source.hash(), str(compiler_options))

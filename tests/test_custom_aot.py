@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 REGISTERS = {"fp32": 56, "fp64": 88}
 
 SCRIPT = """
-import json, subprocess, sys, tempfile
+import json, math, subprocess, sys, tempfile
 import triton
 from triton import knobs
 from triton.compiler.compiler import ASTSource
@@ -38,7 +38,8 @@ TRANSFORMS = {
 
 def code(transform, dtype, target):
     names = generated_map_kernel.arg_names
-    constexprs = dict(zip(names[8:], (*EXTENTS, *kernel_maps(transform.kernel), 256)))
+    numbers = math.prod(transform.theta_shape)
+    constexprs = dict(zip(names[8:], (*EXTENTS, *kernel_maps(transform.kernel), numbers, 256)))
     signature = {name: "constexpr" if name in constexprs else f"*{dtype}" for name in names}
     source = ASTSource(generated_map_kernel, signature, {(names.index(n),): v for n, v in constexprs.items()})
     compiled = triton.compile(source, target=target, options={"num_warps": 4})

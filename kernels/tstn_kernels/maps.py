@@ -271,12 +271,13 @@ def half_logarithm(x):
         exponent = (bits - 0x3F2AAAAB) & -0x800000
         f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
         # (log(1 + f) - f) / f^2, by least squares with weights that make the largest error least.
-        tail = -0.15918611 * f + 0.17194301
-        tail = tail * f - 0.16307452
-        tail = tail * f + 0.19784346
-        tail = tail * f - 0.25014341
-        tail = tail * f + 0.33338043
-        tail = tail * f - 0.49999833
+        tail = 0.14584635 * f - 0.15629026
+        tail = tail * f + 0.13867122
+        tail = tail * f - 0.16365299
+        tail = tail * f + 0.20020440
+        tail = tail * f - 0.25011015
+        tail = tail * f + 0.33332995
+        tail = tail * f - 0.49999881
         return exponent.to(tl.float32) * (0.5 * 0.6931471805599453 / 2**23) + (0.5 * (f * f) * tail + 0.5 * f)
 
 
