@@ -33,13 +33,14 @@ FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
 FORWARD_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2)
 FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
 FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
-# The sums of theta's gradient are carried from tile to tile.
-THETA_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
+# The sums of theta's gradient are carried from tile to tile, a homography's nine in the registers that there are.
+THETA_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=80)
+THETA_PROJECTIVE_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 # To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
 # anew. A homography has too many numbers for that.
-GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1, maxnreg=64)
-GATHER_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2, maxnreg=64)
-GATHER_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3, maxnreg=64)
+GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
+GATHER_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2, maxnreg=80)
+GATHER_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3, maxnreg=80)
 GATHER_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
@@ -48,6 +49,7 @@ GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 SINGLE_1 = Config(tile_h=16, tile_w=8, block_c=1)
 SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2)
 SINGLE_3 = Config(tile_h=16, tile_w=8, block_c=3)
+GATHER_SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2, maxnreg=64)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
@@ -136,6 +138,8 @@ def choose(work: Work) -> Config:
         return HEAVY_PIXELS_1
     if double:
         return DOUBLE_PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
+    if work.bicubic and work.kind == "gather" and work.channels == 2:
+        return GATHER_SINGLE_2
     if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
         return (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
     if work.kind == "gather":
@@ -149,7 +153,7 @@ def choose(work: Work) -> Config:
         if work.kind == "forward":
             return (FORWARD_PIXELS_1, FORWARD_PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
         if work.kind == "theta" and work.channels == 3:
-            return THETA_PIXELS_3
+            return THETA_PROJECTIVE_3 if work.map == "projective" else THETA_PIXELS_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 
