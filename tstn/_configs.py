@@ -33,9 +33,9 @@ FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
 FORWARD_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2)
 FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
 FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
-# The sums of theta's gradient are carried from tile to tile, a homography's nine in the registers that there are.
-THETA_PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=80)
-THETA_PROJECTIVE_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
+# Sums of theta's gradient are carried from tile to tile, a homography's nine in as few registers as will do.
+CARRIED_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=80)
+CARRIED_PROJECTIVE_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 # To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
 # anew. A homography has too many numbers for that.
 GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
@@ -110,7 +110,8 @@ class Work:
     itemsize: int
     # "projective", "spline", "custom" or "other".
     map: str
-    # "forward", "theta" (backward without the input's gradient), "scatter" or "gather".
+    # "forward", "theta" (backward without the input's gradient), "carried" (the same, several tiles at a time),
+    # "scatter" or "gather".
     kind: str = "forward"
     bicubic: bool = False
     # Whether sums are in fixed point.
@@ -152,8 +153,8 @@ def choose(work: Work) -> Config:
     if work.map != "custom" and not work.padded:
         if work.kind == "forward":
             return (FORWARD_PIXELS_1, FORWARD_PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
-        if work.kind == "theta" and work.channels == 3:
-            return THETA_PROJECTIVE_3 if work.map == "projective" else THETA_PIXELS_3
+        if work.kind == "carried" and work.channels == 3:
+            return CARRIED_PROJECTIVE_3 if work.map == "projective" else CARRIED_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 

@@ -336,10 +336,8 @@ def _scatter(
     constexprs["FLOW_GRAD"] = grads.flow is not None
     constexprs["FILL_GRAD"] = grads.fill is not None
     constexprs["LOOPED"] = cut.parts < cut.tiles
-    # A spline adds its many numbers itself.
+    constexprs["CARRIED"] = cut.carried
     constexprs["NUMBERS"] = 0 if warp.kernel == "thin_plate_spline" else numbers
-    few = grads.theta is not None and 0 < constexprs["NUMBERS"] <= _configs.FEW_NUMBERS
-    constexprs["CARRIED"] = constexprs["LOOPED"] and few
     atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch
     roles = (
         "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "none",
@@ -539,6 +537,8 @@ class _Cut(NamedTuple):
     across: int
     tiles: int
     parts: int
+    # Whether lanes carry sums of theta's gradient from tile to tile.
+    carried: bool
     splits: int
     run_of_channels: int
 
@@ -554,8 +554,14 @@ def _cut(
     across = -(-width // config.tile_w)
     tiles = -(-height // config.tile_h) * across
     parts = _configs.parts_per_sample(tiles, thetas, parts_of, operands.input.channels_last)
+    # A spline adds its numbers itself.
+    few = warp.kernel != "thin_plate_spline" and 0 < parts_of <= _configs.FEW_NUMBERS
+    carried = few and parts < tiles
+    if carried and kind == "theta":
+        # Tiles as before.
+        config = _config(operands, warp, "carried", fixed)
     run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
-    return _Cut(config, groups, across, tiles, parts, -(-channels // run), run)
+    return _Cut(config, groups, across, tiles, parts, carried, -(-channels // run), run)
 
 
 def _arguments(operands: Layouts, warp: Warp) -> tuple[tuple[int, ...], tuple[int, ...]]:
