@@ -80,7 +80,9 @@ SPLINE_THETA_4 = Config(tile_h=16, tile_w=8, block_c=4)
 HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2, maxnreg=255)
-# Kernels that go through memory as it lies, or multiply matrices, have no tile.
+# The small product that a spline's numbers are.
+PRODUCT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=64)
+# Kernels that go through memory as it lies have no tile.
 FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)

@@ -24,7 +24,7 @@ INT32_MAX = 2**31 - 1
 # Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
 FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
 # Rows and samples of spline_product_kernel.
-PRODUCT = {"BLOCK_ROWS": 32, "BLOCK_M": 32}
+PRODUCT = {"BLOCK_ROWS": 32, "BLOCK_M": 16}
 # Calls of different shapes whose plans are kept.
 PLANS = 1024
 
@@ -245,7 +245,7 @@ def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) 
     sizes = (samples, rows, matrix.shape[1], blocks)
     numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
     constexprs = {"CENTRED": centred, **PRODUCT}
-    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.FLAT, {})
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.PRODUCT, {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
