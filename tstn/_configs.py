@@ -49,6 +49,7 @@ GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 SINGLE_1 = Config(tile_h=16, tile_w=8, block_c=1)
 SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2)
 SINGLE_3 = Config(tile_h=16, tile_w=8, block_c=3)
+# Left to itself the compiler spills two of these.
 GATHER_SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2, maxnreg=64)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
