@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from tstn import _launch, reference
 from tstn._backend import backend_for
 from tstn._warp import Needed, Operands, Warp, memory_format
+from tstn.thin_plate import ThinPlateSpline
 from tstn.transforms import Transform
 
 # Types of tensors that have memory which a kernel can read.
@@ -39,13 +40,13 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
 
 
 def pack(theta: Tensor, transform: Transform, input: Tensor) -> Tensor:
-    """``transform.pack`` for a warp of this input, by one launch where it is a product that kernels can do."""
+    """``transform.pack`` for a warp of this input; a spline's by one launch where the kernels run."""
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    if _is_transformed() or torch.compiler.is_compiling() or type(theta) not in PLAIN or backend_for(input) == "torch":
+    if not isinstance(transform, ThinPlateSpline) or _is_transformed() or torch.compiler.is_compiling():
+        return transform.pack(theta, dtype)
+    if type(theta) not in PLAIN or backend_for(input) == "torch":
         return transform.pack(theta, dtype)
     solver = transform.solver(theta.device)
-    if solver is None:
-        return transform.pack(theta, dtype)
     if torch.is_grad_enabled() and theta.requires_grad:
         return _Pack.apply(theta, transform, solver, dtype)
     return _packed(theta, solver, dtype)

@@ -80,10 +80,6 @@ class Transform(ABC):
         """
         return theta
 
-    def solver(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """If ``pack`` is matrix (P / 2, K) @ (theta (M, K, 2) - centres (K, 2)), the matrix and the centres."""
-        return None
-
     def constants(self, device: torch.device) -> Tensor | None:
         """What the coordinate map needs beside theta, the same for all samples; None for most families."""
         return None
