@@ -154,7 +154,8 @@ def choose(work: Work) -> Config:
         if work.map != "projective":
             return (GATHER_PIXELS_1, GATHER_PIXELS_2, GATHER_PIXELS_3)[last]
     if work.map != "custom" and not work.padded:
-        if work.kind == "forward":
+        # More channels than that are bound by level 1, which smaller tiles use better.
+        if work.kind == "forward" and work.channels <= 4:
             return (FORWARD_PIXELS_1, FORWARD_PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
         if work.kind == "carried" and work.channels == 3:
             return CARRIED_PROJECTIVE_3 if work.map == "projective" else CARRIED_3
