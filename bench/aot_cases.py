@@ -41,6 +41,8 @@ AXES: Axes = {
     "theta_dtype": ("theta_float32", "theta_float16", "theta_bfloat16", "theta_float64"),
     "layout": ("nchw1", "nchw2", "nchw3", "nchw64", "nhwc64", "nhwc3"),
     "size": ("64x64", "33x35"),
+    # One: a spline's samples have no company. Many: lanes carry the sums of theta's gradient over several tiles.
+    "thetas": ("8thetas", "1theta", "1024thetas"),
     "index": ("paired", "indexed"),
     "offsets": ("int32", "int64"),
     # A displacement field beside theta, read or also differentiated.
@@ -155,9 +157,9 @@ def case_of(row: Mapping[str, str]) -> Case:
     beyond = 65536 if far else 0
     return Case(
         name="-".join(row.values()),
-        shape=(1 if far else 8, int(row["layout"][4:]), height + beyond, width + beyond),
+        shape=(1 if far or row["thetas"] == "1theta" else 8, int(row["layout"][4:]), height + beyond, width + beyond),
         size=(height, width),
-        thetas=8,
+        thetas=int(row["thetas"].partition("theta")[0]),
         transform=row["transform"],
         mode=row["mode"],
         outside=row["outside"],

@@ -28,9 +28,8 @@ PIXELS_1 = Config(tile_h=16, tile_w=16, block_c=1, maxnreg=64)
 PIXELS_2 = Config(tile_h=16, tile_w=16, block_c=2)
 PIXELS_3 = Config(tile_h=16, tile_w=16, block_c=3)
 PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
-# Forward, four each share what the tile has in common.
+# Forward, four each share what the tile has in common; of two channels the compiler would rather spill some.
 FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
-FORWARD_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2)
 FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
 FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
 # Sums of theta's gradient are carried from tile to tile, a homography's nine in as few registers as will do.
@@ -49,8 +48,9 @@ GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
 SINGLE_1 = Config(tile_h=16, tile_w=8, block_c=1)
 SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2)
 SINGLE_3 = Config(tile_h=16, tile_w=8, block_c=3)
-# Left to itself the compiler spills two of these.
+# Left to itself the compiler spills a few of these.
 GATHER_SINGLE_2 = Config(tile_h=16, tile_w=8, block_c=2, maxnreg=64)
+CARRIED_SINGLE_4 = Config(tile_h=16, tile_w=8, block_c=4, maxnreg=96)
 # Sums in fixed point, or sixteen taps of 64 bits.
 HEAVY_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 DOUBLE_PIXELS_1 = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
@@ -82,7 +82,7 @@ HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2, maxnreg=255)
 # The small product that a spline's numbers are.
-PRODUCT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=64)
+SPLINE_PRODUCT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=64)
 # Kernels that go through memory as it lies have no tile.
 FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
@@ -144,6 +144,8 @@ def choose(work: Work) -> Config:
         return DOUBLE_PIXELS_1 if work.channels == 1 else DOUBLE_PIXELS_2
     if work.bicubic and work.kind == "gather" and work.channels == 2:
         return GATHER_SINGLE_2
+    if work.bicubic and work.kind == "carried" and work.channels >= 4:
+        return CARRIED_SINGLE_4
     if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
         return (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
     if work.kind == "gather":
@@ -156,7 +158,7 @@ def choose(work: Work) -> Config:
     if work.map != "custom" and not work.padded:
         # More channels than that are bound by level 1, which smaller tiles use better.
         if work.kind == "forward" and work.channels <= 4:
-            return (FORWARD_PIXELS_1, FORWARD_PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
+            return (FORWARD_PIXELS_1, PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
         if work.kind == "carried" and work.channels == 3:
             return CARRIED_PROJECTIVE_3 if work.map == "projective" else CARRIED_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]

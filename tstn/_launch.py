@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tstn import _configs, _plan
 from tstn._backend import INTERPRETED
-from tstn._plan import Call, Layout, Layouts, Step
+from tstn._plan import Call, Layouts, Step
 from tstn._warp import Needed, Operands, Warp, memory_format
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -174,8 +174,7 @@ def empty_gradients(
 def spline_product(out: Tensor, vectors: Tensor, matrix: Tensor, centres: Tensor | None) -> Tensor:
     """``out`` (M, rows, 2), filled with matrix (rows, columns) @ (vectors (M, columns, 2) - centres (columns, 2))."""
     if out.numel():
-        layouts = [Layout(t.dtype, t.shape, t.stride()) for t in (out, vectors, matrix)]
-        step = _plan.spline_product(*layouts, centres is not None)
+        step = _plan.spline_product(*map(_plan.layout, (out, vectors, matrix)), centres is not None)
         Launch(step, (out, vectors, matrix, matrix if centres is None else centres)).run(out.device)
     return out
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class Layout(NamedTuple):
         return is_channels_last(self.shape, self.stride)
 
 
+@overload
+def layout(tensor: Tensor) -> Layout: ...
+@overload
+def layout(tensor: Tensor | None) -> Layout | None: ...
 def layout(tensor: Tensor | None) -> Layout | None:
     return None if tensor is None else Layout(tensor.dtype, tensor.shape, tensor.stride())
 
@@ -62,7 +66,7 @@ class Layouts(NamedTuple):
     @staticmethod
     def of(operands: Operands) -> Layouts:
         input, *others = operands
-        return Layouts(Layout(input.dtype, input.shape, input.stride()), *map(layout, others))
+        return Layouts(layout(input), *map(layout, others))
 
     @property
     def warps(self) -> int:
@@ -245,7 +249,7 @@ def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) 
     sizes = (samples, rows, matrix.shape[1], blocks)
     numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
     constexprs = {"CENTRED": centred, **PRODUCT}
-    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.PRODUCT, {})
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.SPLINE_PRODUCT, {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
@@ -258,6 +262,11 @@ def _dense(layout: Layout, channels_last: bool) -> Layout:
 def _numbers(operands: Layouts) -> int:
     """P."""
     return 0 if operands.theta is None else math.prod(operands.theta.shape[1:])
+
+
+def _lane_numbers(operands: Layouts, warp: Warp) -> int:
+    """How many of theta's numbers each lane has a term of: none of a spline's, whose sums are a product of matrices."""
+    return 0 if warp.kernel == "thin_plate_spline" else _numbers(operands)
 
 
 def gathers(operands: Layouts, warp: Warp) -> bool:
@@ -337,7 +346,7 @@ def _scatter(
     constexprs["FILL_GRAD"] = grads.fill is not None
     constexprs["LOOPED"] = cut.parts < cut.tiles
     constexprs["CARRIED"] = cut.carried
-    constexprs["NUMBERS"] = 0 if warp.kernel == "thin_plate_spline" else numbers
+    constexprs["NUMBERS"] = _lane_numbers(operands, warp)
     atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch
     roles = (
         "grad_input_sum" if atomic_sum else "grad_input" if into is not None else "none",
@@ -554,8 +563,7 @@ def _cut(
     across = -(-width // config.tile_w)
     tiles = -(-height // config.tile_h) * across
     parts = _configs.parts_per_sample(tiles, thetas, parts_of, operands.input.channels_last)
-    # A spline adds its numbers itself.
-    few = warp.kernel != "thin_plate_spline" and 0 < parts_of <= _configs.FEW_NUMBERS
+    few = 0 < min(parts_of, _lane_numbers(operands, warp)) <= _configs.FEW_NUMBERS
     carried = few and parts < tiles
     if carried and kind == "theta":
         # Tiles as before.

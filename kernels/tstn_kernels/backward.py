@@ -150,11 +150,10 @@ def sample_backward_kernel(
     """grad_input[n, c, tap] += weight * grad_output; grad_theta = VJP(sum over c, tap of slope * input * grad_output).
 
     Programs as in sample_forward_kernel, but LOOPED each goes through every ``parts``-th tile; CARRIED its lanes sum
-    theta's gradient over these by themselves. grad_input is zeroed
-    beforehand and in DTYPE, or summed in fixed point: INPUT_GRAD is "none", "atomic" or "fixed". grad_theta and
-    grad_fill receive one part per program, summed in a fixed order by finish_backward_kernel; grad_flow each lane's
-    own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope; NUMBERS is how many theta has, or 0 where MAP_VJP
-    adds them itself.
+    theta's gradient over these by themselves. grad_input is zeroed beforehand and in DTYPE, or summed in fixed point:
+    INPUT_GRAD is "none", "atomic" or "fixed". grad_theta and grad_fill receive one part per program, summed in a fixed
+    order by finish_backward_kernel; grad_flow each lane's own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope;
+    NUMBERS is how many theta has, or 0 where MAP_VJP adds them itself.
     """
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.

@@ -110,8 +110,7 @@ def gather_backward_kernel(
 
     For matrices with "zeros" padding. A program has one tile of pixels of one input, a run of channels, and one of
     ``shares`` shares of the thetas that read the input; thetas are taken in order, so that the sum is always the same.
-    With INDEXED the thetas that read n are order[starts[n]:
-    starts[n + 1]]. Tiles lie as in sample_forward_kernel.
+    With INDEXED the thetas that read n are order[starts[n]:starts[n + 1]]. Tiles lie as in sample_forward_kernel.
     """
     UNROLL: tl.constexpr = 1 if CHANNELS_LAST else BLOCK_C
     # How far an output pixel looks. Nearest: with a margin for rounding, as its weights do not fade out.
