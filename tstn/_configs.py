@@ -32,14 +32,13 @@ PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
 FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
 FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
-# Sums of theta's gradient are carried from tile to tile, a homography's nine in as few registers as will do.
-CARRIED_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=80)
-CARRIED_PROJECTIVE_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
+# Sums of theta's gradient are carried from tile to tile.
+CARRIED_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
 # To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
 # anew. A homography has too many numbers for that.
 GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
-GATHER_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2, maxnreg=80)
-GATHER_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3, maxnreg=80)
+GATHER_PIXELS_2 = Config(tile_h=32, tile_w=16, block_c=2, maxnreg=64)
+GATHER_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3, maxnreg=64)
 GATHER_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
 GATHER_PIXELS_8 = Config(tile_h=16, tile_w=8, block_c=8)
 GATHER_PIXELS_16 = Config(tile_h=16, tile_w=8, block_c=16)
@@ -121,6 +120,8 @@ class Work:
     fixed: bool = False
     # Whether coordinates outside of the image are brought back into it.
     padded: bool = False
+    # Whether offsets within a sample take 64 bits, as far as it matters: to gather.
+    far: bool = False
 
 
 def choose(work: Work) -> Config:
@@ -149,7 +150,8 @@ def choose(work: Work) -> Config:
     if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
         return (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
     if work.kind == "gather":
-        if work.channels >= 8:
+        # Many channels' addresses of 64 bits would take all registers there are.
+        if work.channels >= 8 and not work.far:
             return GATHER_PIXELS_8 if work.channels < 16 else GATHER_PIXELS_16
         if work.channels >= 4:
             return GATHER_PIXELS_4
@@ -160,7 +162,7 @@ def choose(work: Work) -> Config:
         if work.kind == "forward" and work.channels <= 4:
             return (FORWARD_PIXELS_1, PIXELS_2, FORWARD_PIXELS_3, FORWARD_PIXELS_4)[last]
         if work.kind == "carried" and work.channels == 3:
-            return CARRIED_PROJECTIVE_3 if work.map == "projective" else CARRIED_3
+            return CARRIED_3
     return (PIXELS_1, PIXELS_2, PIXELS_3, PIXELS_4)[last]
 
 

@@ -281,7 +281,8 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     import tstn_kernels
 
     batch, channels, height, width = operands.input.shape
-    config = _config(operands, warp, "gather")
+    addressed = grad_input, grad_output
+    config = _config(operands, warp, "gather", far=_are_far(addressed))
     down, across = -(-height // config.tile_h), -(-width // config.tile_w)
     run = _configs.channels_per_program(config, batch * down * across, channels)
     splits = -(-channels // run)
@@ -294,7 +295,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
         "MODE": warp.mode,
         "ALIGN_CORNERS": warp.align_corners,
         "INDEXED": operands.input_index is not None,
-        **_tile_constexprs(config, operands, (grad_input, grad_output)),
+        **_tile_constexprs(config, operands, addressed),
     }
     step = _step(
         "gather_backward_kernel",
@@ -518,7 +519,7 @@ def _step(
     return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, {})
 
 
-def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:
+def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False, far: bool = False) -> _configs.Config:
     """How a kernel of some kind, see ``_configs.Work``, is cut."""
     import tstn_kernels
 
@@ -529,7 +530,7 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
         map = "custom"
     input = operands.input
     image = input.channels_last, input.shape[1], input.dtype.itemsize
-    options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros"
+    options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros", far
     config = _configs.choose(_configs.Work(*image, map, kind, *options))
     # Every program has as many samples.
     while config.samples > max(operands.warps, 1):
@@ -610,7 +611,7 @@ def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tupl
         "PART_BLOCKS": operands.input.shape[1] % config.block_c != 0,
         "ONE_BLOCK": operands.input.shape[1] <= config.block_c,
         "DTYPE": tl.float64 if operands.input.dtype == torch.float64 else tl.float32,
-        "OFFSET": tl.int32 if max(map(_reach, addressed)) <= INT32_MAX else tl.int64,
+        "OFFSET": tl.int64 if _are_far(addressed) else tl.int32,
         "TILE_H": config.tile_h,
         "TILE_W": config.tile_w,
         "BLOCK_C": config.block_c,
@@ -626,6 +627,11 @@ def _maps(warp: Warp) -> tuple[Any, Any]:
     from tstn import custom
 
     return custom.kernel_maps(warp.kernel)
+
+
+def _are_far(addressed: Sequence[Layout]) -> bool:
+    """Whether offsets within one sample take 64 bits."""
+    return max(map(_reach, addressed)) > INT32_MAX
 
 
 def _reach(tensor: Layout) -> int:

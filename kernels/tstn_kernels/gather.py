@@ -157,10 +157,12 @@ def gather_backward_kernel(
                 corner_x, corner_y = CORNER(inverse, x, y)
                 first_x, first_y = first_pixel(corner_x, columns, W_OUT), first_pixel(corner_y, rows, H_OUT)
                 offset = first_y.to(OFFSET) * grad_output_stride_h + first_x.to(OFFSET) * grad_output_stride_w
-                x_first, y_target = first_x - centre_px(W_OUT, DTYPE), first_y - centre_px(H_OUT, DTYPE)
+                x_target, y_target = first_x - centre_px(W_OUT, DTYPE), first_y - centre_px(H_OUT, DTYPE)
                 about = ABOUT(matrix, x, y, frame)
+                # From the end of a box's row to the start of its next.
+                back = columns.to(DTYPE)
+                down = grad_output_stride_h - columns.to(OFFSET) * grad_output_stride_w
                 for _ in range(rows):
-                    x_target, target_offset = x_first, offset
                     for _ in range(columns):
                         if MODE == "nearest":
                             x_source, y_source = POINT(matrix, x_target, y_target, frame)
@@ -169,7 +171,7 @@ def gather_backward_kernel(
                             beside_x, beside_y = DISTANCE(about, x_target, y_target, frame)
                             weight = distance_weight(beside_x, MODE) * distance_weight(beside_y, MODE)
                         weight = over_channels(weight, CHANNELS_LAST)
-                        target_at = grad_output_at + over_channels(target_offset, CHANNELS_LAST)
+                        target_at = grad_output_at + over_channels(offset, CHANNELS_LAST)
                         sums = ()
                         for channel in tl.static_range(UNROLL):
                             at = target_at + (c + channel).to(OFFSET) * grad_output_stride_c
@@ -180,9 +182,10 @@ def gather_backward_kernel(
                             sums = sums + (values[channel] + grad * weight,)
                         values = sums
                         x_target += 1.0
-                        target_offset += grad_output_stride_w
+                        offset += grad_output_stride_w
+                    x_target -= back
                     y_target += 1.0
-                    offset += grad_output_stride_h
+                    offset += down
         offset = row.to(OFFSET) * grad_input_stride_h + col.to(OFFSET) * grad_input_stride_w
         grad_input_at = grad_input_ptr + over_channels(offset, CHANNELS_LAST)
         for channel in tl.static_range(UNROLL):
