@@ -40,7 +40,8 @@ AXES: Axes = {
     "dtype": ("float32", "float16", "bfloat16", "float64"),
     "theta_dtype": ("theta_float32", "theta_float16", "theta_bfloat16", "theta_float64"),
     "layout": ("nchw1", "nchw2", "nchw3", "nchw64", "nhwc64", "nhwc3"),
-    "size": ("64x64", "33x35"),
+    # Enough tiles that a spline takes all the samples a program can, and few.
+    "size": ("384x384", "33x35"),
     # One: a spline's samples have no company. Many: lanes carry the sums of theta's gradient over several tiles.
     "thetas": ("8thetas", "1theta", "1024thetas"),
     "index": ("paired", "indexed"),

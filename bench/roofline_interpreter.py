@@ -228,6 +228,9 @@ class Interpreter:
             return np.array([self._grid], np.int32)
         if name == "arith.constant" and text.strip() in ("true", "false"):
             return np.array([text.strip() == "true"])
+        if name in ("tt.trans", "ttg.memdesc_trans"):
+            order = [int(axis) + 1 for axis in re.findall(r"\d+", text.partition("array<i32")[2])]
+            return operands[0].transpose(0, *order)
         if kind is None:
             raise NotImplementedError(f"{name} has a type that is unknown here: {text}")
         dtype = _dtype(kind)
@@ -254,9 +257,6 @@ class Interpreter:
             return operands[0].view(dtype) if operands[0].dtype.itemsize == dtype.itemsize else operands[0]
         if name == "tt.reshape":
             return _full(operation, operands[0]).reshape(-1, *kind.shape)
-        if name in ("tt.trans", "ttg.memdesc_trans"):
-            order = [int(axis) + 1 for axis in re.findall(r"\d+", text.partition("array<i32")[2])]
-            return operands[0].transpose(0, *order)
         if name == "tt.join":
             return np.stack(np.broadcast_arrays(*operands), -1)
         raise NotImplementedError(f"no rule for {name} at {operation.place}")

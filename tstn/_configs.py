@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32, maxnreg=255)
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
 # Splines. The basis costs more than the samples' own work, unless there are many channels.
-SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=64)
-SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=4)
-SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=4)
-SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=2)
-SPLINE_THETA_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=2)
-SPLINE_THETA_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=2)
-SPLINE_THETA_4 = Config(tile_h=16, tile_w=8, block_c=4)
+FORWARD_SPLINE_1 = Config(tile_h=16, tile_w=16, block_c=1, samples=8, maxnreg=64)
+FORWARD_SPLINE_2 = Config(tile_h=16, tile_w=16, block_c=2, samples=8, maxnreg=64)
+FORWARD_SPLINE_3 = Config(tile_h=16, tile_w=16, block_c=3, samples=8, maxnreg=64)
+FORWARD_SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8, maxnreg=64)
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=8, maxnreg=64)
+SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=8, maxnreg=64)
+SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=8, maxnreg=64)
+SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8, maxnreg=64)
 HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2, maxnreg=255)
@@ -120,8 +121,10 @@ class Work:
     fixed: bool = False
     # Whether coordinates outside of the image are brought back into it.
     padded: bool = False
-    # Whether offsets within a sample take 64 bits, as far as it matters: to gather.
+    # Whether offsets within a sample take 64 bits.
     far: bool = False
+    # Whether there is a displacement field or a fill.
+    laden: bool = False
 
 
 def choose(work: Work) -> Config:
@@ -136,9 +139,12 @@ def choose(work: Work) -> Config:
             return SPLINE_DOUBLE
         if heavy or work.bicubic:
             return HEAVY_SPLINE_1
-        if work.kind == "theta":
-            return (SPLINE_1, SPLINE_THETA_2, SPLINE_THETA_3, SPLINE_THETA_4)[last]
-        return (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
+        plain = not (work.padded or work.far or work.laden)
+        if plain and work.kind == "forward":
+            return (FORWARD_SPLINE_1, FORWARD_SPLINE_2, FORWARD_SPLINE_3, FORWARD_SPLINE_4)[last]
+        row = (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
+        # Coordinates of fewer samples, which wait their turn in registers, where there is more to hold.
+        return row if plain else replace(row, samples=4, maxnreg=None)
     if heavy:
         return HEAVY_PIXELS_1
     if double:
@@ -186,6 +192,14 @@ def _choose_channels_last(work: Work) -> Config:
     return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
 
 
+def samples_per_program(config: Config, tiles: int, thetas: int) -> int:
+    """How many samples one program goes through: all programs as many, and enough programs."""
+    samples = config.samples
+    while samples > 1 and (samples > thetas or -(-thetas // samples) * tiles < ENOUGH_PROGRAMS // 2):
+        samples //= 2
+    return samples
+
+
 def channels_per_program(config: Config, programs: int, channels: int) -> int:
     """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
     blocks = -(-channels // config.block_c)
@@ -198,11 +212,14 @@ def shares_per_input(programs: int, thetas: int) -> int:
     return min(-(-thetas // THETAS_PER_SHARE), max(1, ENOUGH_PROGRAMS // max(programs, 1)))
 
 
-def parts_per_sample(tiles: int, thetas: int, numbers: int, channels_last: bool) -> int:
-    """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers."""
+def parts_per_sample(tiles: int, thetas: int, groups: int, numbers: int, channels_last: bool) -> int:
+    """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers.
+
+    Thetas come in ``groups``, those that share programs.
+    """
     # In channels_last there is much to do between one sum and the next.
     if numbers == 0 or (channels_last and numbers <= FEW_NUMBERS):
         return tiles
     if numbers <= FEW_NUMBERS:
         return -(-tiles // max(1, min(tiles * thetas // PLENTY_OF_PROGRAMS, MOST_TILES)))
-    return min(tiles, max(1, THETA_PARTS // (thetas * numbers)))
+    return min(tiles, max(THETA_PARTS // (thetas * numbers), -(-ENOUGH_PROGRAMS // groups)))

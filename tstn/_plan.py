@@ -150,8 +150,7 @@ call = lru_cache(maxsize=PLANS)(Call)
 
 def _forward(operands: Layouts, warp: Warp) -> Step:
     cut = _cut(operands, warp, "forward")
-    input = operands.input
-    output = _dense(input._replace(shape=(operands.warps, input.shape[1], *warp.size)), input.channels_last)
+    output = _output(operands, warp)
     strides, sizes = _arguments(operands, warp)
     constexprs = _constexprs(cut, operands, warp, (output,))
     constexprs["MAP"] = _maps(warp)[0]
@@ -259,6 +258,12 @@ def _dense(layout: Layout, channels_last: bool) -> Layout:
     return layout._replace(stride=stride)
 
 
+def _output(operands: Layouts, warp: Warp) -> Layout:
+    """Of the result."""
+    input = operands.input
+    return _dense(input._replace(shape=(operands.warps, input.shape[1], *warp.size)), input.channels_last)
+
+
 def _numbers(operands: Layouts) -> int:
     """P."""
     return 0 if operands.theta is None else math.prod(operands.theta.shape[1:])
@@ -281,8 +286,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     import tstn_kernels
 
     batch, channels, height, width = operands.input.shape
-    addressed = grad_input, grad_output
-    config = _config(operands, warp, "gather", far=_are_far(addressed))
+    config = _config(operands, warp, "gather")
     down, across = -(-height // config.tile_h), -(-width // config.tile_w)
     run = _configs.channels_per_program(config, batch * down * across, channels)
     splits = -(-channels // run)
@@ -295,7 +299,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
         "MODE": warp.mode,
         "ALIGN_CORNERS": warp.align_corners,
         "INDEXED": operands.input_index is not None,
-        **_tile_constexprs(config, operands, addressed),
+        **_tile_constexprs(config, operands, (grad_input, grad_output)),
     }
     step = _step(
         "gather_backward_kernel",
@@ -519,7 +523,7 @@ def _step(
     return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, {})
 
 
-def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False, far: bool = False) -> _configs.Config:
+def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:
     """How a kernel of some kind, see ``_configs.Work``, is cut."""
     import tstn_kernels
 
@@ -530,12 +534,13 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False, far: 
         map = "custom"
     input = operands.input
     image = input.channels_last, input.shape[1], input.dtype.itemsize
-    options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros", far
+    far = _are_far((input, _output(operands, warp)))
+    laden = operands.flow is not None or operands.fill is not None or warp.fill_value != 0
+    options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros", far, laden
     config = _configs.choose(_configs.Work(*image, map, kind, *options))
-    # Every program has as many samples.
-    while config.samples > max(operands.warps, 1):
-        config = dataclasses.replace(config, samples=config.samples // 2)
-    return config
+    tiles = -(-warp.size[0] // config.tile_h) * -(-warp.size[1] // config.tile_w)
+    samples = _configs.samples_per_program(config, tiles, operands.warps)
+    return config if samples == config.samples else dataclasses.replace(config, samples=samples)
 
 
 class _Cut(NamedTuple):
@@ -563,7 +568,7 @@ def _cut(
     groups = -(-thetas // config.samples)
     across = -(-width // config.tile_w)
     tiles = -(-height // config.tile_h) * across
-    parts = _configs.parts_per_sample(tiles, thetas, parts_of, operands.input.channels_last)
+    parts = _configs.parts_per_sample(tiles, thetas, groups, parts_of, operands.input.channels_last)
     few = 0 < min(parts_of, _lane_numbers(operands, warp)) <= _configs.FEW_NUMBERS
     carried = few and parts < tiles
     if carried and kind == "theta":

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import (
-    aligned,
     centred,
     channel_block,
     channel_run,
@@ -12,16 +11,16 @@ from tstn_kernels.coords import (
     flow_px,
     over_channels,
     program_place,
-    program_samples,
+    program_sample,
+    queued,
     repeated,
     source_image,
     target_frame,
     target_tile,
-    within,
 )
 from tstn_kernels.fill import fill_values
 from tstn_kernels.fixed_point import add_fixed, fixed_exponent
-from tstn_kernels.interpolation import covered_weight, source_taps, tap_at, tap_pixel, tap_slope, tap_weight
+from tstn_kernels.interpolation import covered_weight, footprint_tap, source_taps, tap_at, tap_slope, tap_weight
 from tstn_kernels.maps import add_sums
 from tstn_kernels.rounding import rounded
 
@@ -183,111 +182,118 @@ def sample_backward_kernel(
     for turn in range(turns):
         row, col, inside = target_tile(part + turn * parts[0], (H_OUT, W_OUT), across, TILE_H, TILE_W)
         x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
-        x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
-        m, row, col, in_tile = program_samples(first, others, row, col, inside, SAMPLES)
-        if FLOW:
-            flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
-            flow_x, flow_y = flow_px(flow_ptr, m, row, col, in_tile, flow_strides, frame, OFFSET, DTYPE)
-            x_source += flow_x
-            y_source += flow_y
-        first_x, past_x, slope_x = source_taps(x_source, W, MODE, PADDING, ALIGN_CORNERS, DTYPE)
-        first_y, past_y, slope_y = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+        # A queue: each sample's coordinates leave it, and their gradients enter.
+        sources = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
+        for sample in range(SAMPLES):
+            m, here = program_sample(first, others, sample, inside, SAMPLES)
+            x_source, y_source = sources[0], sources[1]
+            if FLOW:
+                flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
+                flow_x, flow_y = flow_px(flow_ptr, m, row, col, here, flow_strides, frame, OFFSET, DTYPE)
+                x_source += flow_x
+                y_source += flow_y
+            first_x, past_x, slope_x = source_taps(x_source, W, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+            first_y, past_y, slope_y = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+            corner = (first_x, first_y)
 
-        n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
-        exists = aligned(exists, SAMPLES, CHANNELS_LAST)
-        input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNELS_LAST)
-        grad_input_base = aligned(n * grad_input_stride_n, SAMPLES, CHANNELS_LAST)
-        if INPUT_GRAD == "fixed":
-            peak = tl.load(grad_input_fixed_ptr + n, mask=(n >= 0) & (n < N), other=0)
-            exponent = aligned(fixed_exponent(peak, count_bits, DTYPE), SAMPLES, CHANNELS_LAST)
-        grad_output_at = aligned(grad_output_ptr + m.to(tl.int64) * grad_output_stride_m, SAMPLES, CHANNELS_LAST)
-        grad_output_offset = row.to(OFFSET) * grad_output_stride_h + col.to(OFFSET) * grad_output_stride_w
-        grad_output_at += over_channels(grad_output_offset, CHANNELS_LAST)
-        inside = over_channels(in_tile, CHANNELS_LAST)
+            n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
+            input_at = input_ptr + n * input_stride_n
+            grad_input_base = n * grad_input_stride_n
+            if INPUT_GRAD == "fixed":
+                peak = tl.load(grad_input_fixed_ptr + n, mask=(n >= 0) & (n < N), other=0)
+                exponent = fixed_exponent(peak, count_bits, DTYPE)
+            grad_output_at = grad_output_ptr + m.to(tl.int64) * grad_output_stride_m
+            grad_output_offset = row.to(OFFSET) * grad_output_stride_h + col.to(OFFSET) * grad_output_stride_w
+            grad_output_at += over_channels(grad_output_offset, CHANNELS_LAST)
+            in_tile = over_channels(here, CHANNELS_LAST)
+            real = in_tile & exists if INDEXED else in_tile
 
-        if FILL_GRAD:
-            covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
-            covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
-            missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
-        grad_x = tl.zeros((inside & (channel_block(0, inside, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
-        grad_y = tl.zeros(grad_x.shape, DTYPE)
-        for channel_start in range(run_start, run_end, BLOCK_C):
-            c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
-            fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
-            grads = ()
-            for channel in tl.static_range(UNROLL):
-                real = inside & (c + channel < C) if PART_BLOCKS else inside
-                at_c = grad_output_at + (c + channel).to(OFFSET) * grad_output_stride_c
-                grads = grads + (tl.load(at_c, mask=real, other=0.0).to(DTYPE),)
-            for rows in range(0, TAPS, ROWS):
-                for row_of_taps in tl.static_range(ROWS):
-                    j = rows + row_of_taps
-                    tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
-                    weight_y = tap_weight(past_y, j, MODE)
-                    in_rows = within(tap_y, H)
-                    for i in tl.static_range(TAPS):
-                        tap_x = tap_pixel(first_x, i, W, MODE, PADDING, ALIGN_CORNERS)
-                        weight_x = tap_weight(past_x, i, MODE)
-                        weight = over_channels(weight_x * weight_y, CHANNELS_LAST)
-                        covered = over_channels(within(tap_x, W) & in_rows, CHANNELS_LAST) & inside
-                        if INDEXED:
-                            covered = covered & exists
-                        taps = (first_x, first_y, tap_x, tap_y)
-                        into = tap_at(grad_input_base, taps, i, j, grad_input_strides, MODE, CHANNELS_LAST, OFFSET)
-                        at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
-                        # The gradient of this tap's weight.
-                        grad_weight = tl.zeros(grad_x.shape, DTYPE)
-                        for channel in tl.static_range(UNROLL):
-                            seen = covered & (c + channel < C) if PART_BLOCKS else covered
-                            grad = grads[channel]
-                            if INPUT_GRAD != "none":
-                                into_c = into + (c + channel).to(OFFSET) * grad_input_stride_c
-                                addend = grad * weight
-                                if INPUT_GRAD == "atomic":
-                                    tl.atomic_add(grad_input_ptr + into_c, addend, mask=seen, sem="relaxed")
-                                else:
-                                    sums_ptr = grad_input_fixed_ptr + N
-                                    scale = (exponent, limb_stride, count_bits)
-                                    add_fixed(sums_ptr, grad_input_ptr, into_c, addend, seen, scale, DTYPE)
-                            if THETA_GRAD or FLOW_GRAD:
+            if FILL_GRAD:
+                covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
+                covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
+                missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
+            grad_x = tl.zeros((in_tile & (channel_block(0, in_tile, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
+            grad_y = tl.zeros(grad_x.shape, DTYPE)
+            for channel_start in range(run_start, run_end, BLOCK_C):
+                c = channel_block(channel_start, in_tile, CHANNELS_LAST, BLOCK_C)
+                fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
+                grads = ()
+                for channel in tl.static_range(UNROLL):
+                    mask = in_tile & (c + channel < C) if PART_BLOCKS else in_tile
+                    at_c = grad_output_at + (c + channel).to(OFFSET) * grad_output_stride_c
+                    grads = grads + (tl.load(at_c, mask=mask, other=0.0).to(DTYPE),)
+                for rows in range(0, TAPS, ROWS):
+                    # First what is read, then what is added: an addition in between would hold up the reads after it.
+                    if THETA_GRAD or FLOW_GRAD:
+                        for tap in tl.static_range(ROWS * TAPS):
+                            i, j = tap % TAPS, rows + tap // TAPS
+                            taps, seen = footprint_tap(corner, i, j, (H, W), MODE, PADDING, ALIGN_CORNERS)
+                            seen = over_channels(seen, CHANNELS_LAST) & real
+                            at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
+                            # The gradient of this tap's weight.
+                            grad_weight = tl.zeros(grad_x.shape, DTYPE)
+                            for channel in tl.static_range(UNROLL):
+                                mask = seen & (c + channel < C) if PART_BLOCKS else seen
                                 at_c = at + (c + channel).to(OFFSET) * input_stride_c
-                                tap = tl.load(at_c, mask=seen, other=0.0).to(DTYPE)
+                                value = tl.load(at_c, mask=mask, other=0.0).to(DTYPE)
                                 if FILL != "none":
                                     # The slopes add up to zero: measured from the fill, taps outside add exactly
                                     # nothing.
-                                    tap = tl.where(seen, tap - fills[channel], 0.0)
-                                grad_weight += tap * grad
-                        if THETA_GRAD or FLOW_GRAD:
-                            slopes_x = over_channels(tap_slope(past_x, i, MODE) * weight_y, CHANNELS_LAST)
-                            slopes_y = over_channels(weight_x * tap_slope(past_y, j, MODE), CHANNELS_LAST)
-                            grad_x += grad_weight * slopes_x
-                            grad_y += grad_weight * slopes_y
-            if FILL_GRAD:
-                for channel in tl.static_range(UNROLL):
-                    # In NCHW every lane has the same channel, which the first stands for.
-                    grad_fill = tl.sum(grads[channel] * missing, 0, keep_dims=True)
-                    c_one = tl.max(c + channel, 0, keep_dims=True)
-                    at_c = grad_fill_ptr + part_of_fill * C + c_one
-                    grad_fill += tl.load(at_c, mask=(c_one < C) & (turn > 0), other=0.0)
-                    tl.store(at_c, grad_fill, mask=c_one < C)
+                                    value = tl.where(mask, value - fills[channel], 0.0)
+                                grad_weight += value * grads[channel]
+                            slopes_x = tap_slope(past_x, i, MODE) * tap_weight(past_y, j, MODE)
+                            slopes_y = tap_weight(past_x, i, MODE) * tap_slope(past_y, j, MODE)
+                            grad_x += grad_weight * over_channels(slopes_x, CHANNELS_LAST)
+                            grad_y += grad_weight * over_channels(slopes_y, CHANNELS_LAST)
+                    if INPUT_GRAD != "none":
+                        for tap in tl.static_range(ROWS * TAPS):
+                            i, j = tap % TAPS, rows + tap // TAPS
+                            taps, seen = footprint_tap(corner, i, j, (H, W), MODE, PADDING, ALIGN_CORNERS)
+                            seen = over_channels(seen, CHANNELS_LAST) & real
+                            into = tap_at(grad_input_base, taps, i, j, grad_input_strides, MODE, CHANNELS_LAST, OFFSET)
+                            weight = tap_weight(past_x, i, MODE) * tap_weight(past_y, j, MODE)
+                            weight = over_channels(weight, CHANNELS_LAST)
+                            for channel in tl.static_range(UNROLL):
+                                mask = seen & (c + channel < C) if PART_BLOCKS else seen
+                                into_c = into + (c + channel).to(OFFSET) * grad_input_stride_c
+                                addend = grads[channel] * weight
+                                if INPUT_GRAD == "atomic":
+                                    tl.atomic_add(grad_input_ptr + into_c, addend, mask=mask, sem="relaxed")
+                                else:
+                                    sums_ptr = grad_input_fixed_ptr + N
+                                    scale = (exponent, limb_stride, count_bits)
+                                    add_fixed(sums_ptr, grad_input_ptr, into_c, addend, mask, scale, DTYPE)
+                if FILL_GRAD:
+                    for channel in tl.static_range(UNROLL):
+                        # In NCHW every lane has the same channel, which the first stands for.
+                        grad_fill = tl.sum(grads[channel] * missing, 0, keep_dims=True)
+                        c_one = tl.max(c + channel, 0, keep_dims=True)
+                        at_c = grad_fill_ptr + part_of_fill * C + c_one
+                        grad_fill += tl.load(at_c, mask=(c_one < C) & ((turn > 0) | (sample > 0)), other=0.0)
+                        tl.store(at_c, grad_fill, mask=c_one < C)
 
-        if THETA_GRAD or FLOW_GRAD:
             if CHANNELS_LAST:
                 grad_x = tl.sum(grad_x, 1)
                 grad_y = tl.sum(grad_y, 1)
-            grad_x = tl.where(in_tile, grad_x * slope_x, 0.0)
-            grad_y = tl.where(in_tile, grad_y * slope_y, 0.0)
-        if FLOW_GRAD:
-            at = grad_flow_ptr + m.to(tl.int64) * grad_flow_stride_m
-            at += row.to(OFFSET) * grad_flow_stride_h + col.to(OFFSET) * grad_flow_stride_w
-            tl.store(at, rounded(grad_x * frame[4], grad_flow_ptr), mask=in_tile)
-            tl.store(at + grad_flow_stride_xy, rounded(grad_y * frame[5], grad_flow_ptr), mask=in_tile)
+            if THETA_GRAD or FLOW_GRAD:
+                grad_x = tl.where(here, grad_x * slope_x, 0.0)
+                grad_y = tl.where(here, grad_y * slope_y, 0.0)
+            if FLOW_GRAD:
+                at = grad_flow_ptr + m.to(tl.int64) * grad_flow_stride_m
+                at += row.to(OFFSET) * grad_flow_stride_h + col.to(OFFSET) * grad_flow_stride_w
+                tl.store(at, rounded(grad_x * frame[4], grad_flow_ptr), mask=here)
+                tl.store(at + grad_flow_stride_xy, rounded(grad_y * frame[5], grad_flow_ptr), mask=here)
+            sources = queued(sources, (grad_x, grad_y))
         if THETA_GRAD:
             grads = (grad_theta_ptr, grad_theta_stride_m, turn > 0)
             if NUMBERS == 0:
-                MAP_VJP(grads, theta, (constants_ptr, constants), x, y, grad_x, grad_y, frame, SAMPLES)
+                # Anew, and with a zero that the compiler can't tell: it would keep what is made of them all along.
+                tile = part + turn * parts[0] + tl.minimum(others, 0)
+                row, col, _ = target_tile(tile, (H_OUT, W_OUT), across, TILE_H, TILE_W)
+                x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
+                MAP_VJP(grads, theta, (constants_ptr, constants), x, y, sources, frame, SAMPLES)
             else:
-                values = MAP_VJP(theta, x, y, grad_x, grad_y, frame)
+                values = MAP_VJP(theta, x, y, sources[0], sources[1], frame)
                 if CARRIED:
                     sums = ()
                     for i in tl.static_range(NUMBERS):

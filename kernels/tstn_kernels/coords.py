@@ -68,12 +68,6 @@ def program_place(parts, splits):
 
 
 @triton.jit
-def spread(value, SAMPLES: tl.constexpr):
-    """(P,) repeated for each sample, (SAMPLES * P,)."""
-    return tl.reshape(tl.broadcast_to(value[None, :], (SAMPLES, value.shape[0])), (SAMPLES * value.shape[0],))
-
-
-@triton.jit
 def first_sample(group, M, SAMPLES: tl.constexpr):
     """The first of the SAMPLES samples that a program goes through, and how many of these are another program's."""
     if SAMPLES == 1:
@@ -85,18 +79,12 @@ def first_sample(group, M, SAMPLES: tl.constexpr):
 
 
 @triton.jit
-def program_samples(first, others, row, col, inside, SAMPLES: tl.constexpr):
-    """The sample, row, column and validity of each lane, for a tile of pixels of SAMPLES samples.
-
-    One sample is a scalar, so that addresses are one base and small offsets.
-    """
+def program_sample(first, others, sample, inside, SAMPLES: tl.constexpr):
+    """One of a program's samples, and which pixels of a tile are real and this program's."""
     if SAMPLES == 1:
-        return first, row, col, inside
+        return first, inside
     else:
-        sample = tl.arange(0, SAMPLES)
-        sample = tl.reshape(tl.broadcast_to(sample[:, None], (SAMPLES, row.shape[0])), (SAMPLES * row.shape[0],))
-        inside = spread(inside, SAMPLES) & (sample >= others)
-        return first + sample, spread(row, SAMPLES), spread(col, SAMPLES), inside
+        return first + sample, inside & (sample >= others)
 
 
 @triton.jit
@@ -106,15 +94,6 @@ def over_channels(value, CHANNELS_LAST: tl.constexpr):
         return tl.expand_dims(value, 1)
     else:
         return value
-
-
-@triton.jit
-def aligned(value, SAMPLES: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """The same of what each sample has: one scalar, or one per lane where lanes have several samples."""
-    if SAMPLES == 1:
-        return value
-    else:
-        return over_channels(value, CHANNELS_LAST)
 
 
 @triton.jit
@@ -142,6 +121,15 @@ def repeated(value, count: tl.constexpr):
     for i in tl.static_range(count):
         values = values + (value,)
     return values
+
+
+@triton.jit
+def queued(queue, values):
+    """A tuple without its first values, as many as there are new ones, which follow at the end."""
+    rest = ()
+    for i in tl.static_range(len(values), len(queue)):
+        rest = rest + (queue[i],)
+    return rest + values
 
 
 @triton.jit

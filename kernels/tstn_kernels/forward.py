@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from tstn_kernels.coords import (
-    aligned,
     centred,
     channel_block,
     channel_run,
@@ -12,15 +11,14 @@ from tstn_kernels.coords import (
     flow_px,
     over_channels,
     program_place,
-    program_samples,
+    program_sample,
     repeated,
     source_image,
     target_frame,
     target_tile,
-    within,
 )
 from tstn_kernels.fill import fill_values
-from tstn_kernels.interpolation import source_taps, tap_at, tap_pixel, tap_weight
+from tstn_kernels.interpolation import footprint_tap, source_taps, tap_at, tap_weight
 from tstn_kernels.rounding import rounded
 
 
@@ -119,9 +117,9 @@ def sample_forward_kernel(
 ):
     """output[m, c, p] = sum over taps of weight(T_theta[m](p) + flow[m, p], tap) * input[n(m), c, tap].
 
-    A program has one tile of output pixels of SAMPLES samples, and a run of channels that is a multiple of BLOCK_C
-    unless it is the last. Its lanes are pixels, sample by sample. In NCHW a lane goes through the channels, BLOCK_C at
-    a time; in channels_last values lie (lane, channel), so that lanes follow memory in both.
+    A program has one tile of output pixels of SAMPLES samples in turn, and a run of channels that is a multiple of
+    BLOCK_C unless it is the last. Its lanes are pixels. In NCHW a lane goes through the channels, BLOCK_C at a time; in
+    channels_last values lie (lane, channel), so that lanes follow memory in both.
     """
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.
@@ -140,59 +138,56 @@ def sample_forward_kernel(
     first_m = first.to(tl.int64)
     theta = (theta_ptr + first_m * theta_stride_m, theta_stride_m, theta_stride_p, others)
     x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
-    x_source, y_source = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
-    m, row, col, inside = program_samples(first, others, row, col, inside, SAMPLES)
-    if FLOW:
-        flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
-        flow_x, flow_y = flow_px(flow_ptr, m, row, col, inside, flow_strides, frame, OFFSET, DTYPE)
-        x_source += flow_x
-        y_source += flow_y
-    first_x, past_x, _ = source_taps(x_source, W, MODE, PADDING, ALIGN_CORNERS, DTYPE)
-    first_y, past_y, _ = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+    sources = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
+    for sample in tl.static_range(SAMPLES):
+        m, here = program_sample(first, others, sample, inside, SAMPLES)
+        x_source, y_source = sources[2 * sample], sources[2 * sample + 1]
+        if FLOW:
+            flow_strides = (flow_stride_m, flow_stride_h, flow_stride_w, flow_stride_xy)
+            flow_x, flow_y = flow_px(flow_ptr, m, row, col, here, flow_strides, frame, OFFSET, DTYPE)
+            x_source += flow_x
+            y_source += flow_y
+        first_x, past_x, _ = source_taps(x_source, W, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+        first_y, past_y, _ = source_taps(y_source, H, MODE, PADDING, ALIGN_CORNERS, DTYPE)
+        corner = (first_x, first_y)
 
-    n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
-    exists = aligned(exists, SAMPLES, CHANNELS_LAST)
-    input_at = aligned(input_ptr + n * input_stride_n, SAMPLES, CHANNELS_LAST)
-    output_at = aligned(output_ptr + m.to(tl.int64) * output_stride_m, SAMPLES, CHANNELS_LAST)
-    output_offset = row.to(OFFSET) * output_stride_h + col.to(OFFSET) * output_stride_w
-    output_at += over_channels(output_offset, CHANNELS_LAST)
-    inside = over_channels(inside, CHANNELS_LAST)
-    input_strides = (input_stride_h, input_stride_w)
+        n, exists = source_image(m, index_ptr, N, M, views, INDEXED)
+        input_at = input_ptr + n * input_stride_n
+        output_at = output_ptr + m.to(tl.int64) * output_stride_m
+        output_offset = row.to(OFFSET) * output_stride_h + col.to(OFFSET) * output_stride_w
+        output_at += over_channels(output_offset, CHANNELS_LAST)
+        in_tile = over_channels(here, CHANNELS_LAST)
+        input_strides = (input_stride_h, input_stride_w)
 
-    run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
-    for channel_start in range(run_start, run_end, BLOCK_C):
-        c = channel_block(channel_start, inside, CHANNELS_LAST, BLOCK_C)
-        # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
-        values = repeated(tl.zeros((inside & (c < C)).shape, DTYPE), UNROLL)
-        fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
-        for rows in range(0, TAPS, ROWS):
-            for row_of_taps in tl.static_range(ROWS):
-                j = rows + row_of_taps
-                tap_y = tap_pixel(first_y, j, H, MODE, PADDING, ALIGN_CORNERS)
-                weight_y = tap_weight(past_y, j, MODE)
-                in_rows = within(tap_y, H)
-                for i in tl.static_range(TAPS):
-                    tap_x = tap_pixel(first_x, i, W, MODE, PADDING, ALIGN_CORNERS)
-                    weight = over_channels(tap_weight(past_x, i, MODE) * weight_y, CHANNELS_LAST)
-                    covered = over_channels(within(tap_x, W) & in_rows, CHANNELS_LAST)
+        run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
+        for channel_start in range(run_start, run_end, BLOCK_C):
+            c = channel_block(channel_start, in_tile, CHANNELS_LAST, BLOCK_C)
+            # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
+            values = repeated(tl.zeros((in_tile & (c < C)).shape, DTYPE), UNROLL)
+            fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
+            for rows in range(0, TAPS, ROWS):
+                for tap in tl.static_range(ROWS * TAPS):
+                    i, j = tap % TAPS, rows + tap // TAPS
+                    taps, seen = footprint_tap(corner, i, j, (H, W), MODE, PADDING, ALIGN_CORNERS)
+                    seen = over_channels(seen, CHANNELS_LAST)
                     if INDEXED:
-                        covered = covered & exists
-                    taps = (first_x, first_y, tap_x, tap_y)
+                        seen = seen & exists
                     at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
+                    weight = over_channels(tap_weight(past_x, i, MODE) * tap_weight(past_y, j, MODE), CHANNELS_LAST)
                     sums = ()
                     for channel in tl.static_range(UNROLL):
-                        real = covered & inside
+                        mask = seen & in_tile
                         if PART_BLOCKS:
-                            real = real & (c + channel < C)
+                            mask = mask & (c + channel < C)
                         at_c = at + (c + channel).to(OFFSET) * input_stride_c
-                        tap = tl.load(at_c, mask=real, other=0.0).to(DTYPE)
+                        value = tl.load(at_c, mask=mask, other=0.0).to(DTYPE)
                         if FILL != "none":
-                            tap = tl.where(covered, tap, fills[channel])
-                        sums = sums + (values[channel] + tap * weight,)
+                            value = tl.where(seen, value, fills[channel])
+                        sums = sums + (values[channel] + value * weight,)
                     values = sums
-        for channel in tl.static_range(UNROLL):
-            value = values[channel]
-            if INDEXED:
-                value = tl.where(exists, value, float("nan"))
-            at_c = output_at + (c + channel).to(OFFSET) * output_stride_c
-            tl.store(at_c, rounded(value, output_ptr), mask=inside & (c + channel < C) if PART_BLOCKS else inside)
+            for channel in tl.static_range(UNROLL):
+                value = values[channel]
+                if INDEXED:
+                    value = tl.where(exists, value, float("nan"))
+                at_c = output_at + (c + channel).to(OFFSET) * output_stride_c
+                tl.store(at_c, rounded(value, output_ptr), mask=in_tile & (c + channel < C) if PART_BLOCKS else in_tile)

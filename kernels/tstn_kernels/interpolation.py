@@ -45,9 +45,19 @@ def tap_pixel(first, tap, size, MODE: tl.constexpr, PADDING: tl.constexpr, ALIGN
 
 
 @triton.jit
+def footprint_tap(corner, i, j, size, MODE: tl.constexpr, PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr):
+    """The pixels of a footprint's corner, its first tap, and of its tap (i, j), (corner_x, corner_y, x, y), and whether
+    the tap lies in an image of ``size`` (height, width).
+    """
+    x = tap_pixel(corner[0], i, size[1], MODE, PADDING, ALIGN_CORNERS)
+    y = tap_pixel(corner[1], j, size[0], MODE, PADDING, ALIGN_CORNERS)
+    return (corner[0], corner[1], x, y), within(x, size[1]) & within(y, size[0])
+
+
+@triton.jit
 def tap_at(at, taps, i, j, strides, MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
-    """The pointer to a footprint's tap (i, j), given the first tap and this one, (first_x, first_y, x, y), and the
-    strides of (h, w). Bilinear taps are neighbours, so that they share an address but for a constant.
+    """The pointer to a footprint's tap (i, j), as footprint_tap has it, given the strides of (h, w). Bilinear taps are
+    neighbours, so that they share an address but for a constant.
     """
     if MODE == "bicubic":
         offset = taps[3].to(OFFSET) * strides[0] + taps[2].to(OFFSET) * strides[1]

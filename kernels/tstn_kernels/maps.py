@@ -1,8 +1,8 @@
 """The coordinate map of each transform and its vector-Jacobian product.
 
 ``map(theta, constants, x, y, frame, SAMPLES)`` returns the source coordinates, in input pixels about the input's
-centre, of target coordinates ``x, y`` (P,), in output pixels about the output's centre, for each of SAMPLES samples
-in turn, (SAMPLES * P,). What it reads:
+centre, of target coordinates ``x, y`` (P,), in output pixels about the output's centre: a tuple of x and y, (P,) each,
+of each of SAMPLES samples in turn. What it reads:
 
 - ``theta``: pointer to the first sample's numbers, strides between samples and between numbers, and how many of the
   SAMPLES samples are there for another program. Only a spline takes several samples at a time.
@@ -12,8 +12,8 @@ in turn, (SAMPLES * P,). What it reads:
 
 ``map_vjp(theta, x, y, grad_x, grad_y, frame)`` takes the gradient of those source coordinates, (P,), zero for lanes
 that are not real, and returns what each lane adds to each of theta's numbers. A spline, which has many numbers,
-adds them itself, for SAMPLES samples. Sums go to ``grads``: pointer to the first sample's, stride between samples,
-and whether there is something to add to.
+adds them itself, for SAMPLES samples, from a tuple like the map's. Sums go to ``grads``: pointer to the first
+sample's, stride between samples, and whether there is something to add to.
 Maps made from a user's PyTorch function have the same form and run in the same kernels.
 
 A matrix family also has ``matrix(theta, frame)``, its numbers in pixel units, and a ``point(matrix, x, y, frame)``
@@ -25,7 +25,7 @@ inverse is in :mod:`tstn_kernels.preimage`.
 import triton
 import triton.language as tl
 
-from tstn_kernels.coords import quotients
+from tstn_kernels.coords import quotients, repeated
 from tstn_kernels.padding import HUGE
 from tstn_kernels.preimage import (
     TINY,
@@ -45,19 +45,25 @@ def theta_number(theta, i, x):
 
 
 @triton.jit
-def add_group(grads, values, FIRST: tl.constexpr, SIZE: tl.constexpr):
-    """Add the sums over the tile of SIZE values, 1, 2, 4 or 8, to numbers FIRST and on, in one reduction."""
+def beside_each_other(values, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """SIZE of the values, a power of two up to 16, from FIRST on, in order along new dimensions of 2 at the end."""
     group = ()
     for i in tl.static_range(SIZE):
         group = group + (values[FIRST + i],)
-    for level in tl.static_range(3):
+    for level in tl.static_range(4):
         # Joined with what is half a group away, so that at the end they lie in order.
         joined = ()
         for i in tl.static_range(SIZE >> (level + 1)):
             joined = joined + (tl.join(group[i], group[i + (SIZE >> (level + 1))]),)
         if SIZE >> (level + 1) > 0:
             group = joined
-    sums = tl.sum(group[0], 0)
+    return group[0]
+
+
+@triton.jit
+def add_group(grads, values, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """Add the sums over the tile of SIZE values, 1, 2, 4 or 8, to numbers FIRST and on, in one reduction."""
+    sums = tl.sum(beside_each_other(values, FIRST, SIZE), 0)
     at = grads[0] + FIRST
     if SIZE > 1:
         sums = tl.reshape(sums, (SIZE,))
@@ -256,10 +262,6 @@ def projective_map_vjp(theta, x, y, grad_x, grad_y, frame):
     return affine_map_vjp(theta, x, y, grad_u, grad_v, frame) + of_w
 
 
-# Basis functions at a time in a spline's gradient.
-BLOCK_K = tl.constexpr(16)
-
-
 @triton.jit
 def half_logarithm(x):
     """log(x) / 2 for x from 1e-30 to 1e30, to 1e-7 in float32"""
@@ -289,47 +291,61 @@ def radial_basis(from_x, from_y):
 
 
 @triton.jit
+def add_basis(moves, at, strides, basis, SAMPLES: tl.constexpr):
+    """Add a basis function, with each sample's two numbers at ``at``, to each sample's displacement, x and y."""
+    sums = ()
+    for i in tl.static_range(2 * SAMPLES):
+        number = tl.load(at + i // 2 * strides[0] + i % 2 * strides[1]).to(basis.dtype)
+        sums = sums + (moves[i] + number * basis,)
+    return sums
+
+
+@triton.jit
 def thin_plate_spline_map(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
     """(x, y) + sum over k of w_k U(|(x, y) - c_k|) + a_0 + a_1 x + a_2 y: a displacement of the identity
 
     The basis is computed once and used for every sample.
     """
     x_norm, y_norm = normalised(x, y, frame)
-    sample = tl.arange(0, SAMPLES) * theta[1]
+    strides = theta[1], theta[2]
+    moves = repeated(tl.zeros(x.shape, x.dtype), 2 * SAMPLES)
+    affine_at = theta[0] + 2 * constants[1] * theta[2]
+    for row in tl.static_range(3):
+        basis = (tl.full(x.shape, 1.0, x.dtype), x_norm, y_norm)[row]
+        moves = add_basis(moves, affine_at + 2 * row * theta[2], strides, basis, SAMPLES)
     at, centre_at = theta[0], constants[0]
-    move_x = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
-    move_y = tl.zeros((SAMPLES, x.shape[0]), x.dtype)
     for _ in range(constants[1]):
         from_x = x_norm - tl.load(centre_at).to(x.dtype)
         from_y = y_norm - tl.load(centre_at + 1).to(x.dtype)
-        basis = radial_basis(from_x, from_y)[None, :]
-        move_x += tl.load(at + sample).to(x.dtype)[:, None] * basis
-        move_y += tl.load(at + theta[2] + sample).to(x.dtype)[:, None] * basis
+        moves = add_basis(moves, at, strides, radial_basis(from_x, from_y), SAMPLES)
         at += 2 * theta[2]
         centre_at += 2
-    for row in tl.static_range(3):
-        basis = (tl.full(x.shape, 1.0, x.dtype), x_norm, y_norm)[row][None, :]
-        move_x += tl.load(at + sample).to(x.dtype)[:, None] * basis
-        move_y += tl.load(at + theta[2] + sample).to(x.dtype)[:, None] * basis
-        at += 2 * theta[2]
-    x_source = (frame[0] * x)[None, :] + move_x * frame[4]
-    y_source = (frame[3] * y)[None, :] + move_y * frame[5]
-    return tl.reshape(x_source, (SAMPLES * x.shape[0],)), tl.reshape(y_source, (SAMPLES * x.shape[0],))
+    sources = ()
+    for sample in tl.static_range(SAMPLES):
+        x_source = frame[0] * x + moves[2 * sample] * frame[4]
+        y_source = frame[3] * y + moves[2 * sample + 1] * frame[5]
+        sources = sources + (x_source, y_source)
+    return sources
 
 
 @triton.jit
-def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_x, grad_y, frame, SAMPLES: tl.constexpr):
+def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_sources, frame, SAMPLES: tl.constexpr):
     """(sum grad U(|(x, y) - c_k|) for each k, sum grad, sum grad x, sum grad y), for x and y in turn
 
     A product of matrices.
     """
     x_norm, y_norm = normalised(x, y, frame)
-    # (sample, pixel, x or y) to (sample and x or y, pixel).
-    grad = tl.reshape(tl.join(grad_x * frame[4], grad_y * frame[5]), (SAMPLES, x.shape[0], 2))
-    grad = tl.reshape(tl.permute(grad, (0, 2, 1)), (2 * SAMPLES, x.shape[0]))
+    in_norm = ()
+    for i in tl.static_range(2 * SAMPLES):
+        in_norm = in_norm + (grad_sources[i] * frame[4 + i % 2],)
+    grad = tl.reshape(beside_each_other(in_norm, 0, 2 * SAMPLES), (x.shape[0], 2 * SAMPLES))
+    grad = tl.permute(grad, (1, 0))
     column = tl.arange(0, 2 * SAMPLES)[:, None]
     at = grads[0] + (column // 2).to(tl.int64) * grads[1] + column % 2
     real = column // 2 >= theta[3]
+    # Basis functions at a time: a product has at least as many numbers as the program lanes; of 64 bits as many as
+    # registers hold.
+    BLOCK_K: tl.constexpr = 8 if SAMPLES >= 8 or x.dtype == tl.float64 else 16
     for first in tl.range(0, constants[1] + 3, BLOCK_K, num_stages=1):
         k = first + tl.arange(0, BLOCK_K)
         row = (k - constants[1])[None, :]
