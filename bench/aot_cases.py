@@ -1,4 +1,4 @@
-"""What the ahead-of-time gate compiles: the common workloads, and a cover of every pair of options.
+"""What the ahead-of-time gate compiles: the benchmark suite, other common calls, and a cover of every pair of options.
 
 A case is one call of :func:`tstn.spatial_transform`; its launches are the library's own, for tensors without
 memory.
@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from bench.workloads import WORKLOADS, ZOOMS, dtype_name
 from tstn import _checks, _launch, examples, ops
 from tstn._warp import Needed, Operands, Warp
 from tstn.thin_plate import ThinPlateSpline
@@ -30,6 +31,9 @@ TRANSFORMS: Mapping[str, Transform] = {
     "polar": examples.polar(),
     "moebius": examples.moebius(),
 }
+
+# What of the benchmark suite's directions has a backward pass, and the gradients it is asked for.
+GRADIENTS = {"step": "input+theta", "step_theta": "theta", "grad_input": "input"}
 
 # Every option that changes what is compiled. The first value of each is the usual one.
 AXES: Axes = {
@@ -61,7 +65,8 @@ class Case:
     shape: tuple[int, int, int, int]
     size: tuple[int, int]
     thetas: int
-    transform: str = "affine"
+    # A key of TRANSFORMS, or the transform itself.
+    transform: str | Transform = "affine"
     mode: str = "bilinear"
     # A padding mode, or "scalar_fill" or "channel_fill".
     outside: str = "zeros"
@@ -76,26 +81,29 @@ class Case:
     gradients: str = "input+theta"
 
 
+def suite_cases() -> Iterator[Case]:
+    """The calls of the benchmark suite."""
+    for workload in (*WORKLOADS, *ZOOMS):
+        for direction, gradients in GRADIENTS.items():
+            if direction in workload.directions:
+                yield Case(
+                    f"{workload.id}-{direction}",
+                    workload.shape,
+                    workload.size,
+                    workload.shape[0] * workload.views,
+                    workload.transform,
+                    align_corners=workload.align_corners,
+                    dtype=dtype_name(workload.dtype),
+                    channels_last=workload.layout == "channels_last",
+                    gradients=gradients,
+                )
+
+
 COMMON = (
-    Case("mnist", (256, 1, 28, 28), (28, 28), 256),
-    Case("mnist_first_layer", (256, 1, 28, 28), (28, 28), 256, gradients="theta"),
-    Case("svhn_first_layer", (128, 3, 64, 64), (64, 64), 128, gradients="theta"),
-    Case("svhn_inner", (128, 48, 32, 32), (32, 32), 128),
-    Case("feature_nchw_float32", (32, 256, 64, 64), (64, 64), 32),
-    Case("feature_nhwc_float32", (32, 256, 64, 64), (64, 64), 32, channels_last=True),
-    Case("feature_nchw_bfloat16", (32, 256, 64, 64), (64, 64), 32, dtype="bfloat16"),
-    Case("feature_nhwc_bfloat16", (32, 256, 64, 64), (64, 64), 32, dtype="bfloat16", channels_last=True),
-    Case("birds", (16, 3, 448, 448), (224, 224), 64, "attention", gradients="theta"),
-    Case("birds_bfloat16", (16, 3, 448, 448), (224, 224), 64, "attention", dtype="bfloat16", gradients="theta"),
+    *suite_cases(),
     Case("augmentation", (64, 3, 224, 224), (224, 224), 64, outside="reflection", gradients=""),
     Case("grid_sample", (8, 3, 256, 256), (256, 256), 8, "grid"),
-    Case("mnist_spline", (256, 1, 28, 28), (28, 28), 256, "thin_plate_spline"),
-    Case("ocr", (256, 3, 64, 256), (32, 100), 256, "thin_plate_spline", gradients="theta"),
-    Case("ocr_float16", (256, 3, 64, 256), (32, 100), 256, "thin_plate_spline", dtype="float16", gradients="theta"),
-    Case("homography", (8, 3, 1080, 1920), (1080, 1920), 8, "projective"),
     Case("bicubic", (64, 3, 224, 224), (224, 224), 64, mode="bicubic"),
-    Case("flow_nchw", (4, 64, 270, 480), (270, 480), 4, "flow"),
-    Case("flow_nhwc", (4, 64, 270, 480), (270, 480), 4, "flow", channels_last=True),
     Case("registration", (4, 1, 256, 256), (256, 256), 4, flow="flow_gradient"),
     Case("lens", (64, 3, 224, 224), (224, 224), 64, "lens"),
     Case("polar", (64, 3, 224, 224), (224, 224), 64, "polar"),
@@ -206,7 +214,7 @@ def launches(case: Case) -> list[_launch.Launch]:
     """What the forward and backward passes of a call launch, in order."""
     dtype = getattr(torch, case.dtype)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
-    transform = TRANSFORMS[case.transform]
+    transform = TRANSFORMS[case.transform] if isinstance(case.transform, str) else case.transform
     input = torch.empty(case.shape, dtype=dtype, device="meta", memory_format=layout)
     theta_dtype = getattr(torch, case.theta_dtype)
     theta = flow = constants = None

@@ -78,9 +78,8 @@ SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=8, maxnreg=64)
 SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=8, maxnreg=64)
 SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=8, maxnreg=64)
 SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8, maxnreg=64)
-HEAVY_SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=2, maxnreg=255)
-SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, maxnreg=255)
-SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=2, maxnreg=255)
+SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=255)
+SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=8)
 # The small product that a spline's numbers are.
 SPLINE_PRODUCT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=64)
 # Kernels that go through memory as it lies have no tile.
@@ -137,14 +136,9 @@ def choose(work: Work) -> Config:
     if work.map == "spline":
         if double:
             return SPLINE_DOUBLE
-        if heavy or work.bicubic:
-            return HEAVY_SPLINE_1
-        plain = not (work.padded or work.far or work.laden)
-        if plain and work.kind == "forward":
+        if work.kind == "forward" and _is_plain_spline(work):
             return (FORWARD_SPLINE_1, FORWARD_SPLINE_2, FORWARD_SPLINE_3, FORWARD_SPLINE_4)[last]
-        row = (SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last]
-        # Coordinates of fewer samples, which wait their turn in registers, where there is more to hold.
-        return row if plain else replace(row, samples=4, maxnreg=None)
+        return _of_spline((SPLINE_1, SPLINE_2, SPLINE_3, SPLINE_4)[last], work)
     if heavy:
         return HEAVY_PIXELS_1
     if double:
@@ -175,7 +169,7 @@ def choose(work: Work) -> Config:
 def _choose_channels_last(work: Work) -> Config:
     double = work.itemsize == 8
     if work.map == "spline" and work.channels <= 4:
-        return SPLINE_DOUBLE if double else SPLINE_CHANNELS_4
+        return SPLINE_DOUBLE if double else _of_spline(SPLINE_CHANNELS_4, work)
     if work.bicubic or work.fixed:
         return HEAVY_CHANNELS_4 if work.channels <= 4 else HEAVY_CHANNELS_32
     if double:
@@ -190,6 +184,17 @@ def _choose_channels_last(work: Work) -> Config:
     if work.channels <= 16:
         return CHANNELS_4 if work.channels <= 4 else CHANNELS_8
     return CHANNELS_64_HALF if work.itemsize == 2 else CHANNELS_64
+
+
+def _is_plain_spline(work: Work) -> bool:
+    return not (work.bicubic or work.fixed or work.padded or work.far or work.laden)
+
+
+def _of_spline(row: Config, work: Work) -> Config:
+    """A spline's row, with fewer samples, whose coordinates wait in registers, where these hold much else."""
+    if _is_plain_spline(work):
+        return row
+    return replace(row, samples=4, maxnreg=128 if work.bicubic or work.fixed else None)
 
 
 def samples_per_program(config: Config, tiles: int, thetas: int) -> int:
