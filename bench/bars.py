@@ -60,8 +60,8 @@ class Bar:
         return self
 
 
-def gpu_bars(document: Document | None) -> list[Bar]:
-    """Bars 1 to 5. Figures of another GPU are told, but judge nothing."""
+def gpu_bars(document: Document | None, model: object = None) -> list[Bar]:
+    """Bars 1 to 5. Figures of another GPU are told, but judge nothing, nor does what the model says of memory."""
     rows = {} if document is None else rows_of(document["figures"], "gpu")
     bars = [
         _forward_shares(Bar("1 forward at the copy bandwidth"), rows),
@@ -73,7 +73,7 @@ def gpu_bars(document: Document | None) -> list[Bar]:
             1.3,
         ),
         _speed(Bar("3 forward: 2x compiled, 1.1x best peer"), rows, ("forward",), {"compiled": 2.0}, 1.1),
-        _memory(Bar("4 peak memory at most 1.05x the results"), rows),
+        _memory(Bar("4 peak memory at most 1.05x the results"), rows, model),
         _gather(Bar("5 gather beats the best scatter from 1/4 to 4, same bits"), rows),
     ]
     if document is not None and GPU not in document["gpu"]["name"]:
@@ -143,7 +143,7 @@ def _speed(
     return bar.judge(f"geometric mean {', '.join(told)}; worst {best[worst]:.2f}x ({worst})", missing)
 
 
-def _memory(bar: Bar, rows: Mapping[tuple[str, str], Row]) -> Bar:
+def _memory(bar: Bar, rows: Mapping[tuple[str, str], Row], model: object) -> Bar:
     used: dict[str, float] = {}
     missing = []
     for workload in WORKLOADS:
@@ -156,10 +156,21 @@ def _memory(bar: Bar, rows: Mapping[tuple[str, str], Row]) -> Bar:
             used[name] = own["peak_bytes"] / own["result_bytes"]
             if not used[name] <= MOST_MEMORY:
                 bar.short.append(f"{name}: {used[name]:.2f}x, at most {MOST_MEMORY}x")
-    if not used:
-        return bar
-    worst = max(used, key=lambda name: used[name])
-    return bar.judge(f"at most {used[worst]:.2f}x ({worst})", missing)
+    if used:
+        return bar.judge(_most(used), missing)
+    planned = {
+        f"{row['workload']} {row['direction']}": row["peak_bytes"] / row["result_bytes"]
+        for row in _model_rows(model, "workload", "direction", "peak_bytes", "result_bytes")
+    }
+    if planned:
+        above = sum(value > MOST_MEMORY for value in planned.values())
+        bar.figure += f"; planned: {_most(planned)}, {above} of {len(planned)} above"
+    return bar
+
+
+def _most(ratios: Mapping[str, float]) -> str:
+    worst = max(ratios, key=lambda name: ratios[name])
+    return f"at most {ratios[worst]:.2f}x ({worst})"
 
 
 def _gather(bar: Bar, rows: Mapping[tuple[str, str], Row]) -> Bar:
@@ -256,12 +267,8 @@ def _has_wide(accesses: Mapping[str, int]) -> bool:
 def traffic_bar(model: object) -> Bar:
     """Bar 7, from what ``python -m bench.roofline --json`` wrote: rows with workload, direction, bytes, floor_bytes."""
     bar = Bar("7 predicted bytes within 1.15x of the floor, or explained")
-    rows = model.get("rows") if isinstance(model, dict) else None
-    if not isinstance(rows, list) or not rows:
-        return bar
-    keys = {"workload", "direction", "bytes", "floor_bytes"}
-    if not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
-        bar.figure = f"every row must have {', '.join(sorted(keys))}"
+    rows = _model_rows(model, "workload", "direction", "bytes", "floor_bytes")
+    if not rows:
         return bar
     found: dict[tuple[str, str], tuple[float, str]] = {}
     for row in rows:
@@ -279,8 +286,15 @@ def traffic_bar(model: object) -> Bar:
                 bar.short.append(f"{name}: {ratios[name]:.2f}x of the floor, at most {MOST_TRAFFIC}x, and no note")
     if not ratios:
         return bar
-    worst = max(ratios, key=lambda name: ratios[name])
-    return bar.judge(f"at most {ratios[worst]:.2f}x ({worst}); {explained} above 1.15x have a note", missing)
+    return bar.judge(f"{_most(ratios)}; {explained} above 1.15x have a note", missing)
+
+
+def _model_rows(model: object, *keys: str) -> list[dict[str, Any]]:
+    """The rows of what ``python -m bench.roofline --json`` wrote; none if one of them lacks a key."""
+    rows = model.get("rows") if isinstance(model, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(keys) <= row.keys() for row in rows):
+        return []
+    return rows
 
 
 def overhead_bar(overhead: object) -> Bar:

@@ -41,11 +41,11 @@ def add(path: Path, results: Path = RESULTS) -> Path:
 
 def bars(document: Document | None, results: Path = RESULTS, aot_table: Path = AOT_TABLE) -> list[Bar]:
     """All bars, from a results document and the files beside it."""
-    codes = read_json(aot_table)
+    codes, model = read_json(aot_table), read_json(results / "roofline.json")
     return [
-        *gpu_bars(document),
+        *gpu_bars(document, model),
         code_bar(codes and codes["variants"]),
-        traffic_bar(read_json(results / "roofline.json")),
+        traffic_bar(model),
         overhead_bar(read_json(results / "overhead.json")),
     ]
 

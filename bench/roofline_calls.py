@@ -29,8 +29,15 @@ class Step(NamedTuple):
     writes: tuple[Tensor, ...] = ()
 
 
-def steps(problem: Problem, direction: str) -> list[Step]:
-    """The launches of a call, in order, that compute the results of a direction.
+class Call(NamedTuple):
+    """A call's launches in order, and the bytes that it allocates, none of them freed before its end."""
+
+    steps: list[Step]
+    allocated: int
+
+
+def call(problem: Problem, direction: str) -> Call:
+    """The call that computes the results of a direction.
 
     Images and what has their size are without memory; theta, or a flow, keeps its values.
     """
@@ -41,19 +48,23 @@ def steps(problem: Problem, direction: str) -> list[Step]:
     theta = problem.theta.detach().requires_grad_("grad_theta" in wanted)
     transform = as_transform(workload.transform)
 
-    def call() -> Tensor:
+    def warp() -> Tensor:
         return tstn.spatial_transform(input, theta, transform, workload.size, align_corners=workload.align_corners)
 
     with Recorder(transform) as recorder:
-        # What a transform computes once and keeps is not a call's work.
-        call()
+        # What a transform computes once and keeps is not a call's work, nor its memory.
+        warp()
+        before = recorder.steps.copy()
         recorder.steps.clear()
-        output = call()
+        output = warp()
         if "output" not in wanted:
             recorder.steps.clear()
+        grad_output = torch.empty_like(output)
         if leaves := [t for t in (input, theta) if t.requires_grad]:
-            torch.autograd.grad(output, leaves, torch.empty_like(output))
-    return recorder.steps
+            torch.autograd.grad(output, leaves, grad_output)
+    held = {*_storages(before), _storage(grad_output)}
+    sizes = _storages(recorder.steps)
+    return Call(recorder.steps, sum(size for storage, size in sizes.items() if storage not in held))
 
 
 class Recorder(TorchDispatchMode):
@@ -116,6 +127,13 @@ class Recorder(TorchDispatchMode):
 def _tensors(values: Sequence[Any]) -> list[Tensor]:
     flat = [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
     return [item for item in flat if isinstance(item, Tensor)]
+
+
+def _storages(steps: Sequence[Step]) -> dict[int, int]:
+    """The bytes of all memory that launches are given."""
+    tensors = [t for step in steps for t in (*step.reads, *step.writes)]
+    tensors += [t for step in steps if step.launch for t in _tensors(step.launch.arguments)]
+    return {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def _storage(tensor: Tensor) -> int:

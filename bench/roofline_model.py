@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.aot_code import TARGETS
-from bench.roofline_calls import Step, steps
+from bench.roofline_calls import Step, call
 from bench.roofline_cards import CEILINGS, Card, Work
 from bench.roofline_code import compiled
 from bench.roofline_memory import Buffer, Traffic, simulate
 from bench.roofline_watch import Space
-from bench.workloads import Problem, Workload, floor_bytes
+from bench.workloads import Problem, Workload, floor_bytes, result_bytes
 from tstn._launch import Launch
 
 
@@ -29,6 +29,8 @@ class Prediction:
         direction: A key of ``DIRECTIONS``.
         floor_bytes: The least traffic, as :func:`bench.workloads.floor_bytes` has it.
         bytes: The traffic with DRAM.
+        result_bytes: What the caller gets: the output, where there is one, and the gradients.
+        peak_bytes: What is allocated beside what the caller holds before.
         launches: How many there are, PyTorch's own included.
         ceilings: Seconds by each of ``CEILINGS``, all launches together.
         seconds: The slowest of each launch's, added up.
@@ -41,6 +43,8 @@ class Prediction:
     direction: str
     floor_bytes: int
     bytes: int
+    result_bytes: int
+    peak_bytes: int
     launches: int
     ceilings: dict[str, float]
     seconds: float
@@ -91,7 +95,8 @@ class Model:
         details: list[dict[str, Any]] = []
         works: list[Work] = []
         requests = sectors = 0.0
-        for step in steps(self._problem, direction):
+        recorded = call(self._problem, direction)
+        for step in recorded.steps:
             detail: dict[str, Any] = {"launch": step.name}
             if step.launch is None:
                 buffers = _operator(step, space)
@@ -123,6 +128,8 @@ class Model:
             direction=direction,
             floor_bytes=floor_bytes(self._problem, direction),
             bytes=round(sum(l2.dram)),
+            result_bytes=result_bytes(self._problem, direction),
+            peak_bytes=recorded.allocated,
             launches=len(works),
             ceilings=ceilings,
             seconds=sum(binding.values()),

@@ -287,3 +287,9 @@ def floor_bytes(problem: Problem, direction: str) -> int:
     if "grad_theta" in wanted:
         total += read + theta
     return total
+
+
+def result_bytes(problem: Problem, direction: str) -> int:
+    """What a call returns in this direction."""
+    results = {"output": problem.grad_output, "grad_input": problem.input, "grad_theta": problem.theta}
+    return sum(results[name].numel() * results[name].element_size() for name in DIRECTIONS[direction])

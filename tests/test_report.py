@@ -187,6 +187,15 @@ def test_a_ready_grid_is_no_peer():
     assert verdicts(changed("crops-bfloat16", "step", "ready_grid", slow(0.01))) == [PASS] * 5
 
 
+def test_bar_4_tells_what_is_planned_until_it_is_measured():
+    rows = [{"workload": "a", "direction": "step", "peak_bytes": n, "result_bytes": 100} for n in (105, 120)]
+    bar = gpu_bars(None, {"rows": rows})[3]
+    assert bar.verdict == UNMEASURED
+    assert bar.figure == "no results; planned: at most 1.20x (a step), 1 of 1 above"
+    assert "planned" not in gpu_bars(fast_run(), {"rows": rows})[3].figure
+    assert gpu_bars(None, {"rows": [{"workload": "a"}]})[3].figure == "no results"
+
+
 def test_bar_4_asks_for_no_more_memory_than_the_results():
     bar = gpu_bars(changed("flow-float16", "step", "tstn", lambda f: f.update(peak_bytes=1051)))[3]
     assert bar.verdict == MISS

@@ -396,7 +396,9 @@ def test_the_floor_is_that_of_the_timed_problem():
 
 def predicted(workload: str = "svhn-float32", direction: str = "step", ratio: float = 1.0) -> Prediction:
     ceilings = dict.fromkeys(CEILINGS, 1e-6)
-    return Prediction(workload, direction, 10**6, round(ratio * 10**6), 3, ceilings, 3e-6, "dram", 4.0, [])
+    return Prediction(
+        workload, direction, 10**6, round(ratio * 10**6), 10**6, 10**6, 3, ceilings, 3e-6, "dram", 4.0, []
+    )
 
 
 def test_an_excess_needs_a_note(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -515,6 +517,16 @@ def test_the_command_prints_and_writes_the_same(whole: tuple[list[str], Any, Any
         assert row["bytes"] / row["floor_bytes"] == pytest.approx(float(cells[4].rstrip("*")), abs=0.006)
         assert row["seconds"] >= 0.999 * max(row["ceilings"].values())
         assert len(row["details"]) == row["launches"] <= 5
+
+
+def test_memory_is_the_results_and_partial_sums(whole: tuple[list[str], Any, Any, Any]):
+    forward, step, step_theta = whole[1]["rows"]
+    image, theta = 256 * 28 * 28 * 4, 256 * 6 * 4
+    assert forward["peak_bytes"] == forward["result_bytes"] == image
+    assert step["result_bytes"] == 2 * image + theta
+    assert step_theta["result_bytes"] == image + theta
+    for row in (step, step_theta):
+        assert row["result_bytes"] < row["peak_bytes"] < 1.05 * row["result_bytes"]
 
 
 def test_real_kernels_look_at_each_pixel_once(whole: tuple[list[str], Any, Any, Any]):
