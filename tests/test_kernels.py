@@ -1,6 +1,7 @@
 """What the kernels launch, allocate and touch."""
 
 import itertools
+import math
 from collections import Counter
 
 import cases
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tstn
 from tstn import _configs, _launch, _plan
 from tstn._warp import Needed, Operands, Warp
+from tstn.transforms import NAMED
 
 # Operators that start no kernel: allocations and views.
 SILENT = {"empty", "empty_like", "new_empty", "empty_strided", "view", "detach", "expand", "unsqueeze", "alias", "t"}
@@ -237,3 +239,30 @@ def test_configurations_cover_all_channels():
         splits = -(-channels // run)
         assert (splits - 1) * run < channels <= splits * run
         assert splits == 1 or programs * splits <= 2 * _configs.ENOUGH_PROGRAMS
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", ["affine", "projective", "spline"])
+@pytest.mark.parametrize("kind", ["forward", "theta", "scatter"])
+def test_programs_cover_all_tiles_and_samples(monkeypatch, kind, name, channels):
+    monkeypatch.setattr(_plan, "INTERPRETED", False)
+    transform = tstn.ThinPlateSpline((4, 4)) if name == "spline" else NAMED[name]
+    numbers = 38 if name == "spline" else math.prod(transform.theta_shape)
+    seen = set()
+    for thetas, size in itertools.product((1, 3, 9, 64, 2000), ((28, 28), (33, 100), (512, 512))):
+        operands = Operands(
+            torch.empty(thetas, channels, 64, 64, device="meta"),
+            torch.empty(thetas, numbers, device="meta"),
+            *(None, None, None, None),
+        )
+        warp = Warp(transform.kernel, size)
+        cut = _plan._cut(_plan.Layouts.of(operands), warp, kind, 0 if kind == "forward" else numbers)
+        assert (cut.tiles, cut.across) == cut.config.tiles(size)
+        assert cut.tiles == -(-size[0] // cut.config.tile_h) * cut.across
+        assert 1 <= cut.parts <= cut.tiles
+        samples = cut.config.samples
+        assert samples <= thetas <= cut.groups * samples < thetas + samples
+        assert samples == 1 or cut.groups * cut.tiles >= _configs.ENOUGH_PROGRAMS // 2
+        seen.add((samples > 1, cut.carried))
+    assert any(shared for shared, _ in seen) == (name == "spline")
+    assert any(carried for _, carried in seen) == (name != "spline" and kind != "forward")

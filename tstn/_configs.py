@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 
@@ -21,6 +22,11 @@ class Config:
     # Registers a lane may have on NVIDIA, where the compiler would rather spill a few than run fewer warps.
     maxnreg: int | None = None
 
+    def tiles(self, size: Sequence[int]) -> tuple[int, int]:
+        """How many cover an image of ``size`` (height, width): in all, and side by side."""
+        across = -(-size[1] // self.tile_w)
+        return -(-size[0] // self.tile_h) * across, across
+
 
 # NCHW, lanes over pixels, two each, whose coordinates serve all channels; a few channels at a time keep several
 # independent loads in flight. All of the channels at once need no loop.
@@ -32,8 +38,8 @@ PIXELS_4 = Config(tile_h=16, tile_w=8, block_c=4)
 FORWARD_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
 FORWARD_PIXELS_3 = Config(tile_h=32, tile_w=16, block_c=3)
 FORWARD_PIXELS_4 = Config(tile_h=16, tile_w=16, block_c=4)
-# Sums of theta's gradient are carried from tile to tile.
-CARRIED_3 = Config(tile_h=16, tile_w=16, block_c=3, maxnreg=64)
+# Sums of theta's gradient are carried from tile to tile, where there is no room for a second pixel each.
+CARRIED_3 = Config(tile_h=16, tile_w=8, block_c=3)
 # To gather, four pixels a lane share what is found out about the tile. Each block of channels finds the output pixels
 # anew. A homography has too many numbers for that.
 GATHER_PIXELS_1 = Config(tile_h=32, tile_w=16, block_c=1)
@@ -70,10 +76,10 @@ CHANNELS_32_DOUBLE = Config(tile_h=4, tile_w=4, block_c=32, maxnreg=255)
 HEAVY_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, maxnreg=255)
 HEAVY_CHANNELS_32 = Config(tile_h=4, tile_w=4, block_c=32, num_warps=8, maxnreg=255)
 # Splines. The basis costs more than the samples' own work, unless there are many channels.
-FORWARD_SPLINE_1 = Config(tile_h=16, tile_w=16, block_c=1, samples=8, maxnreg=64)
-FORWARD_SPLINE_2 = Config(tile_h=16, tile_w=16, block_c=2, samples=8, maxnreg=64)
-FORWARD_SPLINE_3 = Config(tile_h=16, tile_w=16, block_c=3, samples=8, maxnreg=64)
-FORWARD_SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8, maxnreg=64)
+FORWARD_SPLINE_1 = Config(tile_h=16, tile_w=16, block_c=1, samples=8)
+FORWARD_SPLINE_2 = Config(tile_h=16, tile_w=16, block_c=2, samples=8)
+FORWARD_SPLINE_3 = Config(tile_h=16, tile_w=16, block_c=3, samples=8)
+FORWARD_SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8)
 SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=8, maxnreg=64)
 SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=8, maxnreg=64)
 SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=8, maxnreg=64)

@@ -287,10 +287,10 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
 
     batch, channels, height, width = operands.input.shape
     config = _config(operands, warp, "gather")
-    down, across = -(-height // config.tile_h), -(-width // config.tile_w)
-    run = _configs.channels_per_program(config, batch * down * across, channels)
+    tiles, across = config.tiles((height, width))
+    run = _configs.channels_per_program(config, batch * tiles, channels)
     splits = -(-channels // run)
-    programs = batch * down * across * splits
+    programs = batch * tiles * splits
     shares = _configs.shares_per_input(programs, -(-operands.warps // batch))
     share_stride = 0 if shares == 1 else grad_input.numel()
     assert operands.theta is not None
@@ -319,7 +319,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
             *_scales(operands, warp),
             *divisor(shares),
             *divisor(across),
-            *divisor(down * across),
+            *divisor(tiles),
             *divisor(splits),
         ),
         constexprs,
@@ -538,8 +538,7 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
     laden = operands.flow is not None or operands.fill is not None or warp.fill_value != 0
     options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros", far, laden
     config = _configs.choose(_configs.Work(*image, map, kind, *options))
-    tiles = -(-warp.size[0] // config.tile_h) * -(-warp.size[1] // config.tile_w)
-    samples = _configs.samples_per_program(config, tiles, operands.warps)
+    samples = _configs.samples_per_program(config, config.tiles(warp.size)[0], operands.warps)
     return config if samples == config.samples else dataclasses.replace(config, samples=samples)
 
 
@@ -563,17 +562,20 @@ def _cut(
 ) -> _Cut:
     """``parts_of`` is how many numbers each part leaves behind for each sample."""
     thetas, channels = operands.warps, operands.input.shape[1]
+
+    def dealt(config: _configs.Config) -> tuple[int, int, int, int]:
+        tiles, across = config.tiles(warp.size)
+        groups = -(-thetas // config.samples)
+        parts = _configs.parts_per_sample(tiles, thetas, groups, parts_of, operands.input.channels_last)
+        return groups, across, tiles, parts
+
     config = _config(operands, warp, kind, fixed)
-    height, width = warp.size
-    groups = -(-thetas // config.samples)
-    across = -(-width // config.tile_w)
-    tiles = -(-height // config.tile_h) * across
-    parts = _configs.parts_per_sample(tiles, thetas, groups, parts_of, operands.input.channels_last)
+    groups, across, tiles, parts = dealt(config)
     few = 0 < min(parts_of, _lane_numbers(operands, warp)) <= _configs.FEW_NUMBERS
-    carried = few and parts < tiles
-    if carried and kind == "theta":
-        # Tiles as before.
+    if kind == "theta" and few and parts < tiles:
         config = _config(operands, warp, "carried", fixed)
+        groups, across, tiles, parts = dealt(config)
+    carried = few and parts < tiles
     run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
     return _Cut(config, groups, across, tiles, parts, carried, -(-channels // run), run)
 
