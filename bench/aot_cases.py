@@ -194,6 +194,8 @@ def heaviest(axes: Axes) -> list[dict[str, str]]:
         {"mode": "bicubic", "dtype": "float64", "transform": "moebius", "sums": "deterministic"},
         {"mode": "bicubic", "transform": "projective", "outside": "channel_fill", "gradients": "input+theta+fill"},
         {"transform": "thin_plate_spline", "dtype": "float64"},
+        {"transform": "thin_plate_spline"},
+        {"transform": "thin_plate_spline", "gradients": "theta"},
     )
     return [usual | {"layout": layout} | extra for layout in axes["layout"] for extra in extras]
 

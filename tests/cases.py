@@ -189,12 +189,13 @@ def make_grad(case: Case, output: Tensor) -> Tensor:
 @contextmanager
 def tiles(case: Case) -> Iterator[None]:
     """With ``case.cut`` many small programs; in every other such case, ones that go through several tiles each."""
-    names = ("INTERPRETER", "THETA_PARTS", "PLENTY_OF_PROGRAMS", "THETAS_PER_SHARE")
+    names = ("INTERPRETER", "THETA_PARTS", "SPLINE_PROGRAMS", "PLENTY_OF_PROGRAMS", "THETAS_PER_SHARE")
     whole = {name: getattr(_configs, name) for name in names}
     if case.cut:
         _configs.INTERPRETER = _configs.Config(tile_h=4, tile_w=4, block_c=2, num_warps=4)
         if case.seed % 2:
             _configs.THETA_PARTS = 24
+            _configs.SPLINE_PROGRAMS = 1
             _configs.PLENTY_OF_PROGRAMS = 1
             _configs.THETAS_PER_SHARE = 1
         _forget_plans()

@@ -262,7 +262,7 @@ def test_programs_cover_all_tiles_and_samples(monkeypatch, kind, name, channels)
         assert 1 <= cut.parts <= cut.tiles
         samples = cut.config.samples
         assert samples <= thetas <= cut.groups * samples < thetas + samples
-        assert samples == 1 or cut.groups * cut.tiles >= _configs.ENOUGH_PROGRAMS // 2
+        assert samples == 1 or cut.groups * cut.tiles >= _configs.SPLINE_PROGRAMS
         seen.add((samples > 1, cut.carried))
     assert any(shared for shared, _ in seen) == (name == "spline")
     assert any(carried for _, carried in seen) == (name != "spline" and kind != "forward")

@@ -80,10 +80,10 @@ FORWARD_SPLINE_1 = Config(tile_h=16, tile_w=16, block_c=1, samples=8)
 FORWARD_SPLINE_2 = Config(tile_h=16, tile_w=16, block_c=2, samples=8)
 FORWARD_SPLINE_3 = Config(tile_h=16, tile_w=16, block_c=3, samples=8)
 FORWARD_SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8)
-SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=8, maxnreg=64)
-SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=8, maxnreg=64)
-SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=8, maxnreg=64)
-SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8, maxnreg=64)
+SPLINE_1 = Config(tile_h=16, tile_w=8, block_c=1, samples=8)
+SPLINE_2 = Config(tile_h=16, tile_w=8, block_c=2, samples=8)
+SPLINE_3 = Config(tile_h=16, tile_w=8, block_c=3, samples=8)
+SPLINE_4 = Config(tile_h=16, tile_w=8, block_c=4, samples=8)
 SPLINE_DOUBLE = Config(tile_h=16, tile_w=8, block_c=1, samples=4, maxnreg=255)
 SPLINE_CHANNELS_4 = Config(tile_h=8, tile_w=4, block_c=4, samples=8)
 # The small product that a spline's numbers are.
@@ -106,6 +106,8 @@ MOST_TILES = 8
 # through more tiles in one program rather than write more. Half a megabyte in float32.
 THETA_PARTS = 2**17
 FEW_NUMBERS = 16
+# Programs below which a spline's samples have less company, and more partial sums are written.
+SPLINE_PROGRAMS = 512
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,13 @@ def _of_spline(row: Config, work: Work) -> Config:
     """A spline's row, with fewer samples, whose coordinates wait in registers, where these hold much else."""
     if _is_plain_spline(work):
         return row
-    return replace(row, samples=4, maxnreg=128 if work.bicubic or work.fixed else None)
+    return replace(row, samples=4, maxnreg=128 if work.bicubic or work.fixed else row.maxnreg)
 
 
 def samples_per_program(config: Config, tiles: int, thetas: int) -> int:
     """How many samples one program goes through: all programs as many, and enough programs."""
     samples = config.samples
-    while samples > 1 and (samples > thetas or -(-thetas // samples) * tiles < ENOUGH_PROGRAMS // 2):
+    while samples > 1 and (samples > thetas or -(-thetas // samples) * tiles < SPLINE_PROGRAMS):
         samples //= 2
     return samples
 
@@ -233,4 +235,4 @@ def parts_per_sample(tiles: int, thetas: int, groups: int, numbers: int, channel
         return tiles
     if numbers <= FEW_NUMBERS:
         return -(-tiles // max(1, min(tiles * thetas // PLENTY_OF_PROGRAMS, MOST_TILES)))
-    return min(tiles, max(THETA_PARTS // (thetas * numbers), -(-ENOUGH_PROGRAMS // groups)))
+    return min(tiles, max(THETA_PARTS // (thetas * numbers), -(-SPLINE_PROGRAMS // groups)))

@@ -529,7 +529,8 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
 
     map = {"projective": "projective", "thin_plate_spline": "spline"}.get(warp.kernel, "other")
     if INTERPRETED:
-        return dataclasses.replace(_configs.INTERPRETER, samples=min(2, operands.warps) if map == "spline" else 1)
+        samples = min(8, max(operands.warps, 1)) if map == "spline" else 1
+        return dataclasses.replace(_configs.INTERPRETER, samples=1 << (samples.bit_length() - 1))
     if warp.kernel not in tstn_kernels.MAPS:
         map = "custom"
     input = operands.input
