@@ -107,7 +107,7 @@ def test_millions_of_thetas_are_one_launch(kernel_place):
         theta = torch.empty(1, numbers, device="meta").expand(thetas, numbers)
         operands = Operands(torch.empty(1, 1, 4, 4, device="meta"), theta, None, None, None, constants)
         output = torch.empty(thetas, 1, 2, 2, device="meta")
-        assert thetas // 4 <= step_of(output, operands, kernel).programs <= thetas
+        assert thetas // 8 <= step_of(output, operands, kernel).programs <= thetas
 
 
 @pytest.mark.parametrize("transform", ["affine", "spline_lattice"])
