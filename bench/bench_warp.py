@@ -18,7 +18,7 @@ import tstn
 from bench.peers import Implementation, check, implementations
 from bench.schema import Figure
 from bench.timing import CUDA, GPU_ROUNDS, clock, copy_gb_per_s, flush, gpu_seconds, peak_bytes, rounds_for, times
-from bench.workloads import DIRECTIONS, WORKLOADS, ZOOMS, Problem, Workload, dtype_name, floor_bytes
+from bench.workloads import DIRECTIONS, WORKLOADS, ZOOMS, Problem, Workload, dtype_name, floor_bytes, result_bytes
 
 Case = tuple[Workload, str, Implementation]
 # What a deadline takes first: ways that are seldom the best peer.
@@ -92,7 +92,6 @@ def test_warp(
             raise
         errors = check(problem, implementation, direction, results)
         repeats = same_bits(results, run(), DIRECTIONS[direction])
-        result_bytes = sum(result.numel() * result.element_size() for result in results)
         del results
         rounds = rounds_for(run, 0.1 if quick else 0.2)
         benchmark.pedantic(run, setup=flush if CUDA else None, rounds=rounds, warmup_rounds=min(rounds, 10))
@@ -115,7 +114,7 @@ def test_warp(
             "wall": times(benchmark.stats.stats.data),
             "gpu": gpu,
             "peak_bytes": peak,
-            "result_bytes": result_bytes,
+            "result_bytes": result_bytes(problem, direction),
             "floor_bytes": floor,
             "gb_per_s": achieved,
             "copy_gb_per_s": copy,

@@ -101,7 +101,7 @@ def test_offsets_are_64_bits_wide_where_one_sample_needs_them(kernel_place):
 
 
 def test_millions_of_thetas_are_one_launch(kernel_place):
-    """A program per theta, in a grid's first dimension, which alone may be as long as 2^31 - 1."""
+    """A program per theta, or per eight of a spline; only a grid's first dimension may be as long as 2^31 - 1."""
     thetas = 3_000_000
     for numbers, constants, kernel in ((6, None, "affine"), (2 * 23, torch.empty(20, 2), "thin_plate_spline")):
         theta = torch.empty(1, numbers, device="meta").expand(thetas, numbers)

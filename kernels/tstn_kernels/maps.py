@@ -343,8 +343,8 @@ def thin_plate_spline_map_vjp(grads, theta, constants, x, y, grad_sources, frame
     column = tl.arange(0, 2 * SAMPLES)[:, None]
     at = grads[0] + (column // 2).to(tl.int64) * grads[1] + column % 2
     real = column // 2 >= theta[3]
-    # Basis functions at a time: a product has at least as many numbers as the program lanes; of 64 bits as many as
-    # registers hold.
+    # Basis functions at a time, so many that from four samples on each lane has a number of the product; of 64 bits as
+    # many as registers hold.
     BLOCK_K: tl.constexpr = 8 if SAMPLES >= 8 or x.dtype == tl.float64 else 16
     for first in tl.range(0, constants[1] + 3, BLOCK_K, num_stages=1):
         k = first + tl.arange(0, BLOCK_K)
