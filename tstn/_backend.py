@@ -6,6 +6,7 @@ import importlib.util
 import os
 from types import TracebackType
 
+import torch
 from torch import Tensor
 
 from tstn import _checks
@@ -53,11 +54,14 @@ class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
 def backend_for(tensor: Tensor) -> str:
     """The backend, ``"triton"`` or ``"torch"``, that a call with this input would use.
 
+    What is recorded to run where tstn may not be is plain PyTorch: TorchScript traces and ONNX models always, programs
+    of ``torch.export`` unless ``"triton"`` was asked for by name.
+
     Raises:
         RuntimeError: If ``"triton"`` was asked for and cannot run here; the message says why.
     """
     device = tensor.device.type
-    if _choice == "torch":
+    if _choice == "torch" or _is_portable():
         return "torch"
     if _choice == "auto":
         return "triton" if device == "cuda" and TRITON_INSTALLED else "torch"
@@ -71,3 +75,10 @@ def backend_for(tensor: Tensor) -> str:
             "or TRITON_INTERPRET=1 set before tstn is imported to run the kernels on the CPU, slowly"
         )
     return "triton"
+
+
+def _is_portable() -> bool:
+    """Whether what is recorded here has to run where tstn is not."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() and (_choice != "triton" or torch.onnx.is_in_onnx_export())
+    return torch._C._get_tracing_state() is not None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tstn._surroundings import may_read_values
+
 if TYPE_CHECKING:
     from tstn.transforms import Transform
 
@@ -113,7 +115,7 @@ def require_input_index(input_index: Tensor, thetas: int, input: Tensor) -> None
         raise ValueError(f"input_index must have shape ({thetas},), one entry per theta; got {shape(input_index)}")
     require_device("input_index", input_index, input.device)
     # On a GPU reading the values would stall the stream; there the kernels turn a bad entry into NaN.
-    if input_index.device.type == "cpu" and not torch.compiler.is_compiling() and thetas > 0:
+    if input_index.device.type == "cpu" and thetas > 0 and may_read_values(input_index):
         low, high = (int(v) for v in input_index.aminmax())
         if low < 0 or high >= input.shape[0]:
             raise ValueError(f"input_index must lie in [0, {input.shape[0]}); got values from {low} to {high}")

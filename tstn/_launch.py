@@ -96,8 +96,18 @@ class Launch(NamedTuple):
 
 def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands]:
     """The plans for such a call, and the operands as these want them."""
-    operands = with_precise_fill(operands, warp)
+    operands = readable(with_precise_fill(operands, warp))
     return _plan.call(Layouts.of(operands), warp), operands
+
+
+def readable(operands: Operands) -> Operands:
+    """The operands as the kernels read them: no pending negation, and one entry after the other in an index."""
+    for tensor in operands:
+        if tensor is not None and tensor.is_neg():
+            operands = Operands(*(t if t is None else t.resolve_neg() for t in operands))  # pyright: ignore
+            break
+    index = operands.input_index
+    return operands if index is None else operands._replace(input_index=index.contiguous())
 
 
 def forward(call: Call, operands: Operands) -> Tensor:
@@ -130,7 +140,7 @@ def backward(grad_output: Tensor, call: Call, operands: Operands, needed: Needed
     ``input_index`` is sorted first.
     """
     grads = empty_gradients(*operands[:4], needed)
-    fill_gradients(grads, grad_output, call, operands)
+    fill_gradients(grads, grad_output.resolve_neg(), call, operands)
     return grads
 
 
@@ -175,6 +185,7 @@ def spline_product(out: Tensor, vectors: Tensor, matrix: Tensor, centres: Tensor
     """``out`` (M, rows, 2), filled with matrix (rows, columns) @ (vectors (M, columns, 2) - centres (columns, 2))."""
     if out.numel():
         step = _plan.spline_product(*map(_plan.layout, (out, vectors, matrix)), centres is not None)
+        vectors = vectors.resolve_neg()
         Launch(step, (out, vectors, matrix, matrix if centres is None else centres)).run(out.device)
     return out
 

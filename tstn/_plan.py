@@ -467,8 +467,12 @@ def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
 
 
 def _theta_strides(operands: Layouts) -> tuple[int, int]:
-    """Between samples and between the numbers of one, which lie evenly."""
-    return (0, 0) if operands.theta is None else (operands.theta.stride[0], operands.theta.stride[-1])
+    """Between samples and between the numbers of one, which lie evenly; an axis of size 1 may have any stride."""
+    if operands.theta is None:
+        return 0, 0
+    _, shape, stride = operands.theta
+    between = [step for size, step in zip(shape[1:], stride[1:], strict=True) if size > 1]
+    return stride[0], between[-1] if between else 0
 
 
 def _views(operands: Layouts) -> int:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tstn._derivatives import gradients
+
 # Keys' parameter of cubic convolution (1981), as ATen has it.
 CUBIC_A = -0.75
 ATEN_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -20,7 +22,7 @@ ATEN_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
 def grid_sample(source: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """``F.grid_sample``, fast, with derivatives in reverse mode of any order."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return F.grid_sample(source, grid, mode, padding_mode, align_corners)
     return _GridSample.apply(source, grid, mode, padding_mode, align_corners)
 
@@ -38,15 +40,12 @@ class _GridSample(torch.autograd.Function):
         source, grid = ctx.saved_tensors
         mode, padding_mode, align_corners = ctx.options
         needed = list(ctx.needs_input_grad[:2])
-        second_order = torch.is_grad_enabled()
-        if second_order or (source.is_cuda and torch.are_deterministic_algorithms_enabled()):
-            with torch.enable_grad():
-                if not second_order:
-                    source, grid = (t.detach().requires_grad_(n) for t, n in zip((source, grid), needed, strict=True))
-                out = differentiable_grid_sample(source, grid, *ctx.options)
-                wanted = [t for t, need in zip((source, grid), needed, strict=True) if need]
-                grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=second_order))
-            return (*(next(grads) if need else None for need in needed), None, None, None)
+        if torch.is_grad_enabled() or (source.is_cuda and torch.are_deterministic_algorithms_enabled()):
+
+            def sampled(source: Tensor, grid: Tensor) -> Tensor:
+                return differentiable_grid_sample(source, grid, mode, padding_mode, align_corners)
+
+            return (*gradients(sampled, (source, grid), needed, grad), None, None, None)
         options = (ATEN_MODES[mode], ATEN_PADDING_MODES[padding_mode], align_corners)
         grads = torch.ops.aten.grid_sampler_2d_backward(grad, source, grid, *options, needed)
         return (*(g if need else None for g, need in zip(grads, needed, strict=True)), None, None, None)

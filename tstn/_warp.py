@@ -59,6 +59,13 @@ def is_channels_last(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return shape[1] > 1 and stride[1] == 1 and stride[3] > 1
 
 
+def in_memory_format(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """``tensor`` (N, C, H, W), copied if it is not in that memory format; also under vmap, which knows only one."""
+    if memory_format == torch.channels_last:
+        return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return tensor.contiguous()
+
+
 def memory_format(input: Tensor) -> torch.memory_format:
     """The memory format of the output and of the input's gradient."""
     return torch.channels_last if is_channels_last(input.shape, input.stride()) else torch.contiguous_format

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from tstn import _checks, ops
+from tstn._surroundings import not_scriptable
 from tstn._warp import Operands, Warp
 from tstn.transforms import NAMED, Transform, as_transform
 
 
+@not_scriptable
 def spatial_transform(
     input: Tensor,
     theta: Tensor,
@@ -61,6 +64,21 @@ def spatial_transform(
         ValueError: If a shape, device or option is wrong.
         RuntimeError: If the backend ``"triton"`` was asked for and cannot run.
     """
+    if has_torch_function_variadic(input, theta, fill_value, input_index, flow):
+        return handle_torch_function(
+            spatial_transform,
+            (input, theta, fill_value, input_index, flow),
+            input,
+            theta,
+            transform,
+            size,
+            mode=mode,
+            padding_mode=padding_mode,
+            fill_value=fill_value,
+            align_corners=align_corners,
+            input_index=input_index,
+            flow=flow,
+        )
     _checks.require_image(input)
     transform = as_transform(transform)
     size = (input.shape[2], input.shape[3]) if size is None else _checks.require_size(size)
@@ -92,6 +110,7 @@ def spatial_transform(
     return out if views is None else out.unflatten(0, (input.shape[0], views))
 
 
+@not_scriptable
 def grid_sample(
     input: Tensor,
     grid: Tensor,
@@ -121,6 +140,9 @@ def grid_sample(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If a shape, device or option is wrong.
     """
+    if has_torch_function_variadic(input, grid):
+        options = (mode, padding_mode, align_corners)
+        return handle_torch_function(grid_sample, (input, grid), input, grid, *options)
     _checks.require_tensor("grid", grid)
     if grid.dim() != 4 or grid.shape[-1] != 2:
         raise ValueError(f"grid must have shape (M, H_out, W_out, 2); got {_checks.shape(grid)}")
@@ -135,6 +157,7 @@ def grid_sample(
     )
 
 
+@not_scriptable
 def sampling_grid(
     theta: Tensor, transform: str | Transform, size: tuple[int, int], align_corners: bool = False
 ) -> Tensor:
@@ -156,6 +179,8 @@ def sampling_grid(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If theta's shape does not end in P, or ``size`` is not two non-negative ints.
     """
+    if has_torch_function_variadic(theta):
+        return handle_torch_function(sampling_grid, (theta,), theta, transform, size, align_corners)
     transform = as_transform(transform)
     size = _checks.require_size(size)
     _checks.require_bool("align_corners", align_corners)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from tstn import _checks
+from tstn._surroundings import not_scriptable
 from tstn.functional import spatial_transform
 from tstn.transforms import Transform, as_transform
 
@@ -44,6 +46,24 @@ def init_identity_(linear: nn.Linear, transform: str | Transform = "affine", num
     return linear
 
 
+def predicted_theta(parameters: Tensor, x: Tensor, transform: Transform, num_heads: int) -> Tensor:
+    """What a localisation network predicts of x (N, C, H, W), as theta, (N, *P) or with several heads (N, heads, *P).
+
+    A function of its own, which torch.fx records as it is, because it looks at shapes.
+    """
+    if has_torch_function_variadic(parameters, x):
+        return handle_torch_function(predicted_theta, (parameters, x), parameters, x, transform, num_heads)
+    count = transform.num_parameters
+    expected = (x.shape[0], num_heads * count)
+    if tuple(parameters.shape) != expected:
+        raise ValueError(
+            f"localization must map the input to (N, num_heads * num_parameters) = {expected}; "
+            f"got {_checks.shape(parameters)}"
+        )
+    return transform.theta(parameters if num_heads == 1 else parameters.unflatten(1, (num_heads, count)))
+
+
+@not_scriptable
 class SpatialTransformer(nn.Module):
     """A spatial transformer: a localisation network looks at the input and says how to warp it.
 
@@ -138,17 +158,7 @@ class SpatialTransformer(nn.Module):
         Raises:
             ValueError: If the localisation network's output has the wrong shape.
         """
-        parameters = self.localization(x)
-        count = self.transform.num_parameters
-        expected = (x.shape[0], self.num_heads * count)
-        if tuple(parameters.shape) != expected:
-            raise ValueError(
-                f"localization must map the input to (N, num_heads * num_parameters) = {expected}; "
-                f"got {_checks.shape(parameters)}"
-            )
-        if self.num_heads > 1:
-            parameters = parameters.unflatten(1, (self.num_heads, count))
-        theta = self.transform.theta(parameters)
+        theta = predicted_theta(self.localization(x), x, self.transform, self.num_heads)
         y = spatial_transform(
             x,
             theta,

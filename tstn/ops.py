@@ -15,12 +15,11 @@ from torch.autograd import forward_ad
 
 from tstn import _launch, reference
 from tstn._backend import backend_for
+from tstn._derivatives import gradients
+from tstn._surroundings import as_plain, is_batched, is_dispatched, is_plain, is_transformed
 from tstn._warp import Needed, Operands, Warp, memory_format
 from tstn.thin_plate import ThinPlateSpline
 from tstn.transforms import Transform
-
-# Types of tensors that have memory which a kernel can read.
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> Tensor:
@@ -28,23 +27,28 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
 
     The numbers of one theta lie evenly in memory.
     """
-    if _is_transformed():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not is_plain(*operands):
+        operands = Operands(*map(as_plain, operands))  # pyright: ignore[reportArgumentType]
+    if is_transformed():
         return reference.spatial_transform(operands, transform, warp, every_derivative=True)
     if backend_for(operands.input) == "torch":
         return reference.spatial_transform(operands, transform, warp)
-    if torch.compiler.is_compiling() or not _is_plain(operands):
+    if compiling:
         return _forward_op(*operands, *_flatten(warp))
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands[:4]):
         return _SpatialTransform.apply(*operands[:4], operands, transform, warp)
+    if _needs_dispatcher(operands):
+        return _forward_op(*operands, *_flatten(warp))
     return _launch.forward(*_launch.call_of(operands, warp))
 
 
 def pack(theta: Tensor, transform: Transform, input: Tensor) -> Tensor:
     """``transform.pack`` for a warp of this input; a spline's by one launch where the kernels run."""
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    if not isinstance(transform, ThinPlateSpline) or _is_transformed() or torch.compiler.is_compiling():
+    if not isinstance(transform, ThinPlateSpline) or torch.compiler.is_compiling() or is_transformed():
         return transform.pack(theta, dtype)
-    if type(theta) not in PLAIN or backend_for(input) == "torch":
+    if not is_plain(theta) or is_dispatched() or backend_for(input) == "torch":
         return transform.pack(theta, dtype)
     solver = transform.solver(theta.device)
     if torch.is_grad_enabled() and theta.requires_grad:
@@ -69,55 +73,63 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (theta,) = grad_outputs, ctx.saved_tensors
-        if torch.is_grad_enabled():
-            numbers = ctx.transform.pack(theta, ctx.dtype)
-            return (*torch.autograd.grad(numbers, theta, grad, create_graph=True), None, None, None)
+        transform, dtype = ctx.transform, ctx.dtype
+        if _is_watched() or _needs_dispatcher((theta, grad)):
+            return (*gradients(lambda theta: transform.pack(theta, dtype), (theta,), (True,), grad), None, None, None)
         grad_theta = torch.empty_like(theta, memory_format=torch.contiguous_format)
         _launch.spline_product(grad_theta, grad.unflatten(1, (-1, 2)), ctx.solver[0].t(), None)
         return grad_theta, None, None, None
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func or forward-mode AD is at work, which PyTorch's own operators know how to follow."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+def _is_watched() -> bool:
+    """Whether a backward pass has to be made of PyTorch's own operators, which others go on to transform.
+
+    Grad mode is on in a backward pass only under ``create_graph=True``, which wants derivatives of derivatives.
+    """
+    return torch.is_grad_enabled() or is_transformed() or is_batched()
 
 
-def _is_plain(operands: Operands) -> bool:
-    """Whether these have memory that a kernel can read; fake tensors and other subclasses need the dispatcher."""
-    return all(t is None or type(t) in PLAIN for t in operands)
+def _needs_dispatcher(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call goes through the registered ops, which tracers and tensors without memory understand."""
+    return torch.compiler.is_compiling() or is_dispatched() or not is_plain(*tensors)
 
 
 class _SpatialTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         # PyTorch wants to see what may need a gradient; the rest comes with the operands.
-        operands, transform, warp = arguments[4:]
-        ctx.call, operands = _launch.call_of(operands, warp)
-        ctx.save_for_backward(*arguments[:4])
-        ctx.rest, ctx.transform, ctx.warp = operands[4:], transform, warp
-        return _launch.forward(ctx.call, operands)
+        operands, ctx.transform, ctx.warp = arguments[4:]
+        # All of them, so that PyTorch notices if one is changed before the backward pass.
+        ctx.save_for_backward(*arguments[:4], *operands[4:])
+        if _needs_dispatcher(operands):
+            return _forward_op(*operands, *_flatten(ctx.warp))
+        return _launch.forward(*_launch.call_of(operands, ctx.warp))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_output,) = grad_outputs
         needed = Needed(*ctx.needs_input_grad[:4])
-        operands = Operands(*ctx.saved_tensors, *ctx.rest)
-        # Grad mode is on in a backward pass only under create_graph=True, which wants derivatives of derivatives.
-        if torch.is_grad_enabled():
-            grads = _differentiable_backward(grad_outputs[0], operands, ctx.transform, ctx.warp, needed)
+        operands, transform, warp = Operands(*ctx.saved_tensors), ctx.transform, ctx.warp
+        if _is_watched():
+
+            def warped(*separate: Tensor) -> Tensor:
+                return reference.spatial_transform(
+                    Operands(*separate, *operands[4:]), transform, warp, every_derivative=True
+                )
+
+            grads = gradients(warped, operands[:4], needed, grad_output)
+        elif _needs_dispatcher((grad_output, *operands)):
+            grads = _needed_gradients(_backward_op(grad_output, *operands, *_flatten(warp), *needed), needed)
         else:
-            operands = _launch.with_precise_fill(operands, ctx.warp)
-            grads = _launch.backward(grad_outputs[0], ctx.call, operands, needed)
+            # The tensors in hand need not look like those of the forward pass: hooks may have put away and restored
+            # them, in memory of another layout.
+            grads = _launch.backward(grad_output, *_launch.call_of(operands, warp), needed)
         return (*grads, None, None, None)
 
 
-def _differentiable_backward(
-    grad_output: Tensor, operands: Operands, transform: Transform, warp: Warp, needed: Needed
-) -> tuple[Tensor | None, ...]:
-    """The gradients as differentiable functions of ``grad_output`` and the operands."""
-    out = reference.spatial_transform(operands, transform, warp, every_derivative=True)
-    wanted = [t for t, need in zip(operands, needed, strict=False) if need and t is not None]
-    grads = iter(torch.autograd.grad(out, wanted, grad_output, create_graph=True))
-    return tuple(next(grads) if need else None for need in needed)
+def _needed_gradients(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """What the op returns, which cannot be None, as autograd wants it."""
+    return tuple(grad if need else None for grad, need in zip(grads, needed, strict=True))
 
 
 # The schemas spell out the fields of Operands, Warp and Needed, in their order.
@@ -208,9 +220,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad[:4]
-    grads = _backward_op(grad_output, *ctx.saved_tensors, *ctx.options, *needed)
-    wanted = (grad if need else None for grad, need in zip(grads, needed, strict=True))
-    return (*wanted, *([None] * (2 + len(ctx.options))))
+    grads = _needed_gradients(_backward_op(grad_output, *ctx.saved_tensors, *ctx.options, *needed), needed)
+    return (*grads, *([None] * (2 + len(ctx.options))))
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tstn import _sampling
-from tstn._warp import Operands, Warp, memory_format
+from tstn._warp import Operands, Warp, in_memory_format, memory_format
 from tstn.transforms import HUGE, Transform, half_extent
 
 
@@ -47,7 +47,7 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp, ever
         ones = source.new_ones(()).expand(source.shape[0], 1, height, width)
         missing = 1 - _sample(ones, grid, warp, every_derivative)
         out = out + missing * (warp.fill_value if fill is None else fill.to(dtype)[:, None, None])
-    return out.to(input.dtype).contiguous(memory_format=memory_format(input))
+    return in_memory_format(out.to(input.dtype), memory_format(input))
 
 
 def _sample(source: Tensor, grid: Tensor, warp: Warp, every_derivative: bool) -> Tensor:
@@ -141,4 +141,4 @@ class _KeepChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grad_outputs: Tensor) -> Tensor:
-        return grad_outputs[0].contiguous(memory_format=torch.channels_last)
+        return in_memory_format(grad_outputs[0], torch.channels_last)

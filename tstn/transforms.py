@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -103,6 +103,14 @@ class Transform(ABC):
         x = x * half_extent(width, align_corners) + (width - 1) / 2
         y = y * half_extent(height, align_corners) + (height - 1) / 2
         return x, y
+
+    def __fx_create_arg__(self, tracer: Any) -> Any:
+        # To torch.fx, which knows arguments of a few types only, an attribute of the module that it traces.
+        number = 0
+        while getattr(tracer.root, f"_tstn_transform{number}", self) is not self:
+            number += 1
+        setattr(tracer.root, f"_tstn_transform{number}", self)
+        return tracer.create_node("get_attr", f"_tstn_transform{number}", (), {})
 
     def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
         """The sampling grid (..., H_out, W_out, 2), normalised (x, y), of theta (..., *theta_shape).
