@@ -117,7 +117,7 @@ def test_launches_of_a_spline(kernel_place, monkeypatch):
 
 def step_of(output: torch.Tensor, operands: Operands, warp: Warp) -> _plan.Step:
     """The one launch of a forward pass."""
-    call, _ = _launch.call_of(operands, warp)
+    call, *_ = _launch.call_of(operands, warp)
     assert (call.operands.warps, *call.warp.size) == (output.shape[0], *output.shape[2:])
     return call.forward
 

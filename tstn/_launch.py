@@ -28,6 +28,8 @@ class Launch(NamedTuple):
 
     step: Step
     tensors: tuple[Tensor, ...]
+    # The scalar fill value, for kernels that take it.
+    fill: tuple[float, ...] = ()
 
     @property
     def kernel(self) -> str:
@@ -40,7 +42,7 @@ class Launch(NamedTuple):
     @property
     def arguments(self) -> tuple[Any, ...]:
         """The kernel's, in order, up to the constexprs."""
-        return (*self.tensors, *self.step.numbers)
+        return (*self.tensors, *self.fill, *self.step.numbers)
 
     @property
     def constexprs(self) -> Mapping[str, Any]:
@@ -68,7 +70,7 @@ class Launch(NamedTuple):
     def _run(self, device: torch.device) -> None:
         # Triton's way from arguments to compiled code costs more than a small warp does. It depends on what a plan is
         # made for and on the alignment of tensors, so that what it leads to can be kept.
-        step, tensors = self
+        step, tensors, fill = self
         bits = 0
         for tensor in tensors:
             bits |= tensor.data_ptr()
@@ -76,7 +78,7 @@ class Launch(NamedTuple):
         ready = step.ready.get(key)
         if ready is not None:
             launch, rest = ready
-            launch(*tensors, *rest)
+            launch(*tensors, *fill, *rest)
             return
         import tstn_kernels
 
@@ -94,10 +96,13 @@ class Launch(NamedTuple):
             step.ready[key] = compiled[(step.programs, 1, 1)], (*step.numbers, *constexprs)
 
 
-def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands]:
-    """The plans for such a call, and the operands as these want them."""
+def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands, float]:
+    """The plans for such a call, the operands as these want them, and the scalar fill value."""
     operands = readable(with_precise_fill(operands, warp))
-    return _plan.call(Layouts.of(operands), warp), operands
+    value = warp.fill_value
+    # One plan for all values but 0, which needs no filling.
+    planned = warp if value == 0 else warp._replace(fill_value=1.0)
+    return _plan.call(Layouts.of(operands), planned), operands, value
 
 
 def readable(operands: Operands) -> Operands:
@@ -110,7 +115,7 @@ def readable(operands: Operands) -> Operands:
     return operands if index is None else operands._replace(input_index=index.contiguous())
 
 
-def forward(call: Call, operands: Operands) -> Tensor:
+def forward(call: Call, operands: Operands, fill_value: float) -> Tensor:
     """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out) in one launch.
 
     A scalar fill of a float64 input is in memory already, by a second launch.
@@ -122,29 +127,33 @@ def forward(call: Call, operands: Operands) -> Tensor:
         device=input.device,
         memory_format=memory_format(input),
     )
-    fill_output(output, call, operands)
+    fill_output(output, call, operands, fill_value)
     return output
 
 
-def fill_output(output: Tensor, call: Call, operands: Operands) -> None:
+def fill_output(output: Tensor, call: Call, operands: Operands, fill_value: float) -> None:
     """The same into memory that is there."""
     if output.numel():
         step = call.forward
-        Launch(step, step.pick(_by_role(operands, output, None, NO_GRADIENTS))).run(output.device)
+        Launch(step, step.pick(_by_role(operands, output, None, NO_GRADIENTS)), (fill_value,)).run(output.device)
 
 
-def backward(grad_output: Tensor, call: Call, operands: Operands, needed: Needed) -> Gradients:
+def backward(
+    grad_output: Tensor, call: Call, operands: Operands, fill_value: float, needed: Needed
+) -> Gradients:
     """The gradients of input, theta, flow and fill, those that are needed, in at most three launches.
 
     When PyTorch is asked for deterministic algorithms, those that scatter the input's take two more. An
     ``input_index`` is sorted first.
     """
     grads = empty_gradients(*operands[:4], needed)
-    fill_gradients(grads, grad_output.resolve_neg(), call, operands)
+    fill_gradients(grads, grad_output.resolve_neg(), call, operands, fill_value)
     return grads
 
 
-def fill_gradients(grads: Gradients, grad_output: Tensor, call: Call, operands: Operands) -> None:
+def fill_gradients(
+    grads: Gradients, grad_output: Tensor, call: Call, operands: Operands, fill_value: float
+) -> None:
     """The same into memory that is there."""
     grad_input, grad_theta, grad_flow, grad_fill = grads
     if not grad_output.numel() or (grad_input is not None and not grad_input.numel()):
@@ -165,7 +174,7 @@ def fill_gradients(grads: Gradients, grad_output: Tensor, call: Call, operands: 
     if plan.listed and operands.input_index is not None:
         tensors[-2:] = _listed(operands.input_index, operands.input.shape[0])
     for step in plan.steps:
-        Launch(step, step.pick(tensors)).run(device)
+        Launch(step, step.pick(tensors), (fill_value,) if step.takes_fill else ()).run(device)
 
 
 def empty_gradients(

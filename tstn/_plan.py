@@ -95,6 +95,8 @@ class Step(NamedTuple):
     numbers: tuple[int | float, ...]
     constexprs: Mapping[str, Any]
     config: _configs.Config
+    # Whether the scalar fill value comes before the numbers: plans do not depend on it.
+    takes_fill: bool
     # How to launch what was compiled of it, by device and alignment of the tensors.
     ready: dict[Any, Any]
 
@@ -124,7 +126,7 @@ Strides = tuple[tuple[int, ...], tuple[int, ...] | None]
 
 
 class Call:
-    """What is planned for all calls with the same layouts and options."""
+    """What is planned for all calls with the same layouts and options, but for the value of a scalar fill."""
 
     def __init__(self, operands: Layouts, warp: Warp):
         self.operands = operands
@@ -159,7 +161,6 @@ def _forward(operands: Layouts, warp: Warp) -> Step:
         *strides,
         *sizes,
         cut.run_of_channels,
-        warp.fill_value,
         *_scales(operands, warp),
         *divisor(_views(operands)),
         *divisor(cut.across),
@@ -248,7 +249,7 @@ def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) 
     sizes = (samples, rows, matrix.shape[1], blocks)
     numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
     constexprs = {"CENTRED": centred, **PRODUCT}
-    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.SPLINE_PRODUCT, {})
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.SPLINE_PRODUCT, False, {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
@@ -376,7 +377,6 @@ def _scatter(
             *sizes,
             -(-cut.tiles // cut.parts),
             cut.run_of_channels,
-            warp.fill_value,
             0 if into is None else into.numel(),
             _count_bits(operands, warp),
             *_scales(operands, warp),
@@ -524,7 +524,8 @@ def _step(
 ) -> Step:
     if programs > INT32_MAX:
         raise ValueError(f"input, theta and size need {programs} programs; at most {INT32_MAX} can run")
-    return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, {})
+    takes_fill = kernel in ("sample_forward_kernel", "sample_backward_kernel")
+    return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, takes_fill, {})
 
 
 def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:

@@ -7,6 +7,8 @@ half.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,32 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp, ever
     if fill is not None or warp.fill_value != 0:
         ones = source.new_ones(()).expand(source.shape[0], 1, height, width)
         missing = 1 - _sample(ones, grid, warp, every_derivative)
-        out = out + missing * (warp.fill_value if fill is None else fill.to(dtype)[:, None, None])
+        out = out + missing * _seen_fill(fill, x, y, operands, warp)
     return in_memory_format(out.to(input.dtype), memory_format(input))
+
+
+def _seen_fill(fill: Tensor | None, x: Tensor, y: Tensor, operands: Operands, warp: Warp) -> Tensor | float:
+    """The fill as each pixel sees it, looking at (x, y) in input pixels: 0 in place of NaN and infinity wherever
+    nothing is missing of the footprint.
+    """
+    if fill is None and math.isfinite(warp.fill_value):
+        return warp.fill_value
+    height, width = operands.input.shape[2:]
+    values = x.new_full((1,), warp.fill_value) if fill is None else fill.to(x.dtype)
+    values = values[:, None, None]
+    whole = (_lies_inside(x, width, warp.mode) & _lies_inside(y, height, warp.mode)).unsqueeze(-3)
+    return torch.where(whole & ~values.isfinite(), 0.0, values)
+
+
+def _lies_inside(x: Tensor, size: int, mode: str) -> Tensor:
+    """Whether all taps that weigh anything lie inside an axis of ``size``, for coordinates in pixels."""
+    if mode == "nearest":
+        x = x.round()
+    inside = (x >= 0) & (x <= size - 1)
+    if mode == "bicubic":
+        # Of a whole pixel's taps only itself weighs anything.
+        inside = inside & ((x == x.floor()) | ((x >= 1) & (x <= size - 2)))
+    return inside
 
 
 def _sample(source: Tensor, grid: Tensor, warp: Warp, every_derivative: bool) -> Tensor:

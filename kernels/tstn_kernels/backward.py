@@ -18,9 +18,9 @@ from tstn_kernels.coords import (
     target_frame,
     target_tile,
 )
-from tstn_kernels.fill import fill_values
+from tstn_kernels.fill import fill_of_slopes, fill_values
 from tstn_kernels.fixed_point import add_fixed, fixed_exponent
-from tstn_kernels.interpolation import covered_weight, footprint_tap, source_taps, tap_at, tap_slope, tap_weight
+from tstn_kernels.interpolation import footprint_tap, missing_weight, source_taps, tap_at, tap_slope, tap_weight
 from tstn_kernels.maps import add_sums
 from tstn_kernels.rounding import rounded
 
@@ -63,6 +63,7 @@ def sample_backward_kernel(
     fill_ptr,
     index_ptr,
     constants_ptr,
+    fill_value,
     grad_input_stride_n,
     grad_input_stride_c,
     grad_input_stride_h,
@@ -98,7 +99,6 @@ def sample_backward_kernel(
     constants,
     turns,
     channels_per_program,
-    fill_value,
     limb_stride,
     count_bits,
     scale_xx,
@@ -208,10 +208,8 @@ def sample_backward_kernel(
             in_tile = over_channels(here, CHANNELS_LAST)
             real = in_tile & exists if INDEXED else in_tile
 
-            if FILL_GRAD:
-                covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
-                covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
-                missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
+            if FILL != "none":
+                missing = over_channels(missing_weight(corner, (past_x, past_y), (H, W), TAPS, MODE), CHANNELS_LAST)
             grad_x = tl.zeros((in_tile & (channel_block(0, in_tile, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
             grad_y = tl.zeros(grad_x.shape, DTYPE)
             for channel_start in range(run_start, run_end, BLOCK_C):
@@ -239,7 +237,7 @@ def sample_backward_kernel(
                                 if FILL != "none":
                                     # The slopes add up to zero: measured from the fill, taps outside add exactly
                                     # nothing.
-                                    value = tl.where(mask, value - fills[channel], 0.0)
+                                    value = tl.where(mask, value - fill_of_slopes(fills[channel], missing), 0.0)
                                 grad_weight += value * grads[channel]
                             slopes_x = tap_slope(past_x, i, MODE) * tap_weight(past_y, j, MODE)
                             slopes_y = tap_weight(past_x, i, MODE) * tap_slope(past_y, j, MODE)

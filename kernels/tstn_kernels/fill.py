@@ -15,3 +15,15 @@ def fill_values(fill_ptr, fill_value, stride, c, C, FILL: tl.constexpr, DTYPE: t
             at = fill_ptr + (c + channel) * stride
             fills = fills + (tl.load(at, mask=c + channel < C, other=0.0).to(DTYPE),)
     return fills
+
+
+@triton.jit
+def filled(value, fill, missing):
+    """The sum of the taps inside the image, and the fill for what is missing; where nothing is, not even NaN counts."""
+    return value + missing * tl.where(missing == 0.0, 0.0, fill)
+
+
+@triton.jit
+def fill_of_slopes(fill, missing):
+    """What slopes measure values from: the fill, or 0 where nothing is missing and the fill is not a number."""
+    return tl.where(missing == 0.0, tl.where(tl.abs(fill) < float("inf"), fill, 0.0), fill)

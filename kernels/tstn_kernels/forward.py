@@ -17,8 +17,8 @@ from tstn_kernels.coords import (
     target_frame,
     target_tile,
 )
-from tstn_kernels.fill import fill_values
-from tstn_kernels.interpolation import footprint_tap, source_taps, tap_at, tap_weight
+from tstn_kernels.fill import fill_values, filled
+from tstn_kernels.interpolation import footprint_tap, missing_weight, source_taps, tap_at, tap_weight
 from tstn_kernels.rounding import rounded
 
 
@@ -53,6 +53,7 @@ def sample_forward_kernel(
     fill_ptr,
     index_ptr,
     constants_ptr,
+    fill_value,
     output_stride_m,
     output_stride_c,
     output_stride_h,
@@ -77,7 +78,6 @@ def sample_forward_kernel(
     W_OUT,
     constants,
     channels_per_program,
-    fill_value,
     scale_xx,
     scale_xy,
     scale_yx,
@@ -158,6 +158,8 @@ def sample_forward_kernel(
         output_at += over_channels(output_offset, CHANNELS_LAST)
         in_tile = over_channels(here, CHANNELS_LAST)
         input_strides = (input_stride_h, input_stride_w)
+        if FILL != "none":
+            missing = over_channels(missing_weight(corner, (past_x, past_y), (H, W), TAPS, MODE), CHANNELS_LAST)
 
         run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
         for channel_start in range(run_start, run_end, BLOCK_C):
@@ -181,12 +183,12 @@ def sample_forward_kernel(
                             mask = mask & (c + channel < C)
                         at_c = at + (c + channel).to(OFFSET) * input_stride_c
                         value = tl.load(at_c, mask=mask, other=0.0).to(DTYPE)
-                        if FILL != "none":
-                            value = tl.where(seen, value, fills[channel])
                         sums = sums + (values[channel] + value * weight,)
                     values = sums
             for channel in tl.static_range(UNROLL):
                 value = values[channel]
+                if FILL != "none":
+                    value = filled(value, fills[channel], missing)
                 if INDEXED:
                     value = tl.where(exists, value, float("nan"))
                 at_c = output_at + (c + channel).to(OFFSET) * output_stride_c
