@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -102,12 +103,22 @@ def spatial_transform(
         if numbers.dim() > 2 and not numbers.is_contiguous():
             # The kernels take one stride between the numbers of a theta.
             numbers = numbers.flatten(1)
-    fill = fill_value if isinstance(fill_value, Tensor) else None
-    constant = 0.0 if fill_value is None or fill is not None else float(fill_value)
+    fill, constant = _fill(fill_value, input)
     operands = Operands(input, numbers, flow, fill, input_index, transform.constants(input.device))
     warp = Warp(transform.kernel, size, mode, padding_mode, align_corners, constant)
     out = ops.spatial_transform(operands, transform, warp)
     return out if views is None else out.unflatten(0, (input.shape[0], views))
+
+
+def _fill(fill_value: float | Tensor | None, input: Tensor) -> tuple[Tensor | None, float]:
+    """The fill as a tensor (C,), if it is or has to be one, and as a number otherwise."""
+    if fill_value is None or isinstance(fill_value, Tensor):
+        return fill_value, 0.0
+    if torch.compiler.is_dynamo_compiling() and fill_value != 0:
+        # A number would be part of the graph, compiled again for each value. A product is computed anew.
+        dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+        return (input.new_ones((), dtype=dtype) * fill_value).expand(input.shape[1]), 0.0
+    return None, float(fill_value)
 
 
 @not_scriptable
