@@ -18,9 +18,17 @@ from tstn_kernels.coords import (
     target_frame,
     target_tile,
 )
-from tstn_kernels.fill import fill_of_slopes, fill_values
+from tstn_kernels.fill import fill_values, slope_of_fill, slopes_base
 from tstn_kernels.fixed_point import add_fixed, fixed_exponent
-from tstn_kernels.interpolation import footprint_tap, missing_weight, source_taps, tap_at, tap_slope, tap_weight
+from tstn_kernels.interpolation import (
+    covered_weight,
+    footprint_tap,
+    lies_inside,
+    source_taps,
+    tap_at,
+    tap_slope,
+    tap_weight,
+)
 from tstn_kernels.maps import add_sums
 from tstn_kernels.rounding import rounded
 
@@ -208,8 +216,13 @@ def sample_backward_kernel(
             in_tile = over_channels(here, CHANNELS_LAST)
             real = in_tile & exists if INDEXED else in_tile
 
-            if FILL != "none":
-                missing = over_channels(missing_weight(corner, (past_x, past_y), (H, W), TAPS, MODE), CHANNELS_LAST)
+            if FILL_GRAD:
+                covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
+                covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
+                missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
+            if FILL != "none" and (THETA_GRAD or FLOW_GRAD):
+                whole = lies_inside(first_x, past_x, W, TAPS, MODE) & lies_inside(first_y, past_y, H, TAPS, MODE)
+                whole = over_channels(whole, CHANNELS_LAST)
             grad_x = tl.zeros((in_tile & (channel_block(0, in_tile, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
             grad_y = tl.zeros(grad_x.shape, DTYPE)
             for channel_start in range(run_start, run_end, BLOCK_C):
@@ -237,7 +250,7 @@ def sample_backward_kernel(
                                 if FILL != "none":
                                     # The slopes add up to zero: measured from the fill, taps outside add exactly
                                     # nothing.
-                                    value = tl.where(mask, value - fill_of_slopes(fills[channel], missing), 0.0)
+                                    value = tl.where(mask, value - slopes_base(fills[channel]), 0.0)
                                 grad_weight += value * grads[channel]
                             slopes_x = tap_slope(past_x, i, MODE) * tap_weight(past_y, j, MODE)
                             slopes_y = tap_weight(past_x, i, MODE) * tap_slope(past_y, j, MODE)
@@ -261,6 +274,11 @@ def sample_backward_kernel(
                                     sums_ptr = grad_input_fixed_ptr + N
                                     scale = (exponent, limb_stride, count_bits)
                                     add_fixed(sums_ptr, grad_input_ptr, into_c, addend, mask, scale, DTYPE)
+                if FILL != "none" and (THETA_GRAD or FLOW_GRAD):
+                    for channel in tl.static_range(UNROLL):
+                        slope = grads[channel] * slope_of_fill(fills[channel], whole)
+                        grad_x += slope
+                        grad_y += slope
                 if FILL_GRAD:
                     for channel in tl.static_range(UNROLL):
                         # In NCHW every lane has the same channel, which the first stands for.

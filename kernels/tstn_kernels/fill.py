@@ -24,6 +24,12 @@ def filled(value, fill, missing):
 
 
 @triton.jit
-def fill_of_slopes(fill, missing):
-    """What slopes measure values from: the fill, or 0 where nothing is missing and the fill is not a number."""
-    return tl.where(missing == 0.0, tl.where(tl.abs(fill) < float("inf"), fill, 0.0), fill)
+def slopes_base(fill):
+    """What slopes measure values from: the fill, or 0 if that is not a number."""
+    return tl.where(tl.abs(fill) < float("inf"), fill, 0.0)
+
+
+@triton.jit
+def slope_of_fill(fill, whole):
+    """What a fill that is not a number makes of a footprint's slopes, unless it lies inside as a whole; else 0."""
+    return tl.where(whole, 0.0, fill - slopes_base(fill))

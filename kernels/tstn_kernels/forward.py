@@ -18,7 +18,7 @@ from tstn_kernels.coords import (
     target_tile,
 )
 from tstn_kernels.fill import fill_values, filled
-from tstn_kernels.interpolation import footprint_tap, missing_weight, source_taps, tap_at, tap_weight
+from tstn_kernels.interpolation import footprint_tap, source_taps, tap_at, tap_weight
 from tstn_kernels.rounding import rounded
 
 
@@ -158,15 +158,14 @@ def sample_forward_kernel(
         output_at += over_channels(output_offset, CHANNELS_LAST)
         in_tile = over_channels(here, CHANNELS_LAST)
         input_strides = (input_stride_h, input_stride_w)
-        if FILL != "none":
-            missing = over_channels(missing_weight(corner, (past_x, past_y), (H, W), TAPS, MODE), CHANNELS_LAST)
 
         run_start, run_end = channel_run(split, channels_per_program, C, ONE_BLOCK)
         for channel_start in range(run_start, run_end, BLOCK_C):
             c = channel_block(channel_start, in_tile, CHANNELS_LAST, BLOCK_C)
             # In NCHW a lane has a sum for each channel of the block, in channels_last the block is one value.
             values = repeated(tl.zeros((in_tile & (c < C)).shape, DTYPE), UNROLL)
-            fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
+            # Weight of the taps outside.
+            missing = tl.zeros(in_tile.shape, DTYPE)
             for rows in range(0, TAPS, ROWS):
                 for tap in tl.static_range(ROWS * TAPS):
                     i, j = tap % TAPS, rows + tap // TAPS
@@ -176,6 +175,8 @@ def sample_forward_kernel(
                         seen = seen & exists
                     at = tap_at(input_at, taps, i, j, input_strides, MODE, CHANNELS_LAST, OFFSET)
                     weight = over_channels(tap_weight(past_x, i, MODE) * tap_weight(past_y, j, MODE), CHANNELS_LAST)
+                    if FILL != "none":
+                        missing += tl.where(seen, 0.0, weight)
                     sums = ()
                     for channel in tl.static_range(UNROLL):
                         mask = seen & in_tile
@@ -185,6 +186,7 @@ def sample_forward_kernel(
                         value = tl.load(at_c, mask=mask, other=0.0).to(DTYPE)
                         sums = sums + (values[channel] + value * weight,)
                     values = sums
+            fills = fill_values(fill_ptr, fill_value, fill_stride, c, C, FILL, DTYPE, UNROLL)
             for channel in tl.static_range(UNROLL):
                 value = values[channel]
                 if FILL != "none":

@@ -127,27 +127,23 @@ def distance_weight(offset, MODE: tl.constexpr):
 
 
 @triton.jit
-def axis_weights(first, past, size, TAPS: tl.constexpr, MODE: tl.constexpr):
-    """Weights of an axis's taps that lie inside the image, and of those outside: exactly 0 where none counts."""
-    inside = tl.zeros(past.shape, past.dtype)
-    outside = tl.zeros(past.shape, past.dtype)
+def covered_weight(first, past, size, TAPS: tl.constexpr, MODE: tl.constexpr):
+    """Weight of an axis's taps that lie inside the image; a footprint's is the product of its axes'."""
+    weight = tl.zeros(past.shape, past.dtype)
     for tap in tl.static_range(TAPS):
-        weight = tap_weight(past, tap, MODE)
-        here = within(first + tap, size)
-        inside += tl.where(here, weight, 0.0)
-        outside += tl.where(here, 0.0, weight)
-    return inside, outside
+        weight += tl.where(within(first + tap, size), tap_weight(past, tap, MODE), 0.0)
+    return weight
 
 
 @triton.jit
-def missing_weight(corner, past, size, TAPS: tl.constexpr, MODE: tl.constexpr):
-    """Weight of a footprint's taps that lie outside an image of ``size`` (height, width); corner and past are (x, y).
-
-    An axis's weights add up to 1.
-    """
-    inside_x, outside_x = axis_weights(corner[0], past[0], size[1], TAPS, MODE)
-    _, outside_y = axis_weights(corner[1], past[1], size[0], TAPS, MODE)
-    return outside_x + inside_x * outside_y
+def lies_inside(first, past, size, TAPS: tl.constexpr, MODE: tl.constexpr):
+    """Whether all of an axis's taps that weigh anything lie inside the image."""
+    inside = (first >= 0) & (first + (TAPS - 1) < size)
+    if MODE == "nearest":
+        return inside
+    else:
+        # At a whole pixel only its own tap weighs anything.
+        return inside | ((past == 0.0) & within(first + (TAPS // 2 - 1), size))
 
 
 @triton.jit
