@@ -9,6 +9,8 @@ import torch.nn.functional as F
 import tstn
 
 SIZE = (6, 7)
+# What NumPy says of lanes beyond the image's end, which are then left out.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 NOT_NUMBERS = [math.nan, math.inf, -math.inf]
 
 
@@ -46,8 +48,6 @@ def test_only_what_is_missing_is_filled(place, shift, mode, fill, kind, channels
     assert shift == (0.0, 0.0) or mode == "nearest" or not nothing.all()
 
 
-# What NumPy says of lanes beyond the image's end, which are then left out.
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("fill", NOT_NUMBERS)
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_gradients_of_what_lies_inside(place, mode, fill):
