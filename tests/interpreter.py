@@ -19,6 +19,20 @@ def _fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
     return type(z)(result, z.dtype.scalar)
 
 
+def _typed(binary_op: Callable[..., Any], truth: Any) -> Callable[..., Any]:
+    """A binary operation whose truth values are known as such.
+
+    The interpreter gives a comparison's result the type of what was compared. Where Triton 3.9 spreads such a scalar over
+    a block it then makes whole numbers of it, and refuses them as a mask.
+    """
+
+    def typed(builder: Any, x: Any, y: Any, operation: Any) -> Any:
+        result = binary_op(builder, x, y, operation)
+        return type(result)(result.data, truth) if result.data.dtype == np.bool_ else result
+
+    return typed
+
+
 def _cached_by_name(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A function of a Triton type, asked once for types of one name."""
     known: dict[str, Any] = {}
@@ -52,6 +66,7 @@ def speed_up() -> None:
     patch = interpreter._patch_lang
     if getattr(patch, "is_fast", False):
         return
+    interpreter.InterpreterBuilder.binary_op = _typed(interpreter.InterpreterBuilder.binary_op, interpreter.tl.int1)
     patched: set[int] = set()
 
     class OnceScope:

@@ -7,12 +7,12 @@ import hashlib
 import linecache
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tstn._aside import aside
 from tstn._expressions import FUNCTIONS, TAME, Expressions, needed, statements
 from tstn._lowering import Elements, lowered
 from tstn._tracing import MapFunction, traced
@@ -74,12 +74,10 @@ class CustomTransform(Transform):
             raise TypeError(f"fn must be a function (theta, x, y) -> (x, y); got {type(fn).__name__}")
         self._fn = fn
         self.theta_shape = _checked_shape(theta_shape)
-        self._identity = _checked_identity(identity, self.theta_shape)
-        # In a thread of its own, because grad mode, autocast, torch.func's transforms, the default device and whatever
-        # else surrounds this call belong to a thread, and none of them may show in the code.
-        with ThreadPoolExecutor(1) as thread:
-            self._source, self._finite_vjp = thread.submit(generated, fn, self.theta_shape).result()
-            thread.submit(self._check_plain_path).result()
+        # Aside, because grad mode, autocast, the default device and whatever else surrounds this call may not show.
+        self._identity = aside(lambda: _checked_identity(identity, self.theta_shape))
+        self._source, self._finite_vjp = aside(lambda: generated(fn, self.theta_shape))
+        aside(self._check_plain_path)
         self._key = _key(self._source)
         _sources[self._key] = self._source
 
@@ -100,26 +98,33 @@ class CustomTransform(Transform):
             return nothing, nothing
         theta, y = numbers.unflatten(1, self.theta_shape), y.flatten()
         if self._finite_vjp:
-            return _at_all_pixels(self._fn, None)(theta, x, y)
+            return self._at_all_pixels(None, theta, x, y)
         # A pixel that looks too far away has gradient zero, but on its way through fn that may become 0 * inf = NaN,
         # and theta is shared by all pixels. So such pixels, which a first call finds, get a theta that stops there.
         with torch.no_grad():
-            u, v = _at_all_pixels(self._fn, None)(theta.detach(), x, y)
+            u, v = self._at_all_pixels(None, theta.detach(), x, y)
         seen = (u.abs() < HUGE) & (v.abs() < HUGE)
         theta = theta[:, None, None]
         theta = torch.where(seen.reshape(*seen.shape, *[1] * len(self.theta_shape)), theta, theta.detach())
-        u, v = _at_all_pixels(self._fn, 0)(theta, x, y)
+        u, v = self._at_all_pixels(0, theta, x, y)
         return torch.where(seen, u, u.detach()), torch.where(seen, v, v.detach())
+
+    def _at_all_pixels(self, theta_dim: int | None, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = _at_all_pixels(self._fn, theta_dim)(theta, x, y)
+        # fn may have made numbers of the default dtype, as `torch.where(c, 0.1, 0.2)` does.
+        return u.to(theta.dtype), v.to(theta.dtype)
 
     def _check_plain_path(self) -> None:
         # Whatever can be traced but not be vmapped, or works in one dtype only, is to show here and not later.
         numbers = self.identity_parameters()[None]
+        x, y = numbers.new_zeros(2), numbers.new_zeros(1)
         try:
-            results = self.coordinates(numbers, numbers.new_zeros(2), numbers.new_zeros(1, 1))
+            self.coordinates(numbers, x, y[:, None])
+            results = _at_all_pixels(self._fn, None)(numbers.unflatten(1, self.theta_shape), x, y)
         except RuntimeError as error:
             raise ValueError(f"fn must work in float32 and under torch.vmap: {error}") from error
         for name, result in zip("xy", results, strict=True):
-            if result.dtype != numbers.dtype:
+            if result.dtype not in (numbers.dtype, torch.get_default_dtype()):
                 raise ValueError(
                     f"fn must compute in theta's dtype; got {result.dtype} for {name} from {numbers.dtype}"
                 )

@@ -7,20 +7,17 @@ a pair of them, one for x and one for y, a warp of the plane.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
-from threading import Lock
-from typing import ClassVar, NamedTuple, NoReturn, TypeVar, cast
+from typing import ClassVar, NamedTuple, NoReturn, cast
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from tstn import _checks
+from tstn._aside import aside
 from tstn.transforms import Transform
 
-T = TypeVar("T")
 Points = tuple[tuple[float, float], ...]
 
 # Kernels read the coefficients in float32: at this condition number they may have no digit left that is right.
@@ -72,7 +69,7 @@ class ThinPlateSpline(Transform):
         if not (math.isfinite(regularization) and regularization >= 0):
             raise ValueError(f"regularization must be finite and not negative; got {regularization}")
         lattice = _as_lattice(points)
-        spline = _aside(lambda: _solved(_lattice_points(*lattice) if lattice else points, float(regularization)))
+        spline = aside(lambda: _solved(_lattice_points(*lattice) if lattice else points, float(regularization)))
         for name, value in (
             ("points", spline.points),
             ("regularization", spline.regularization),
@@ -176,10 +173,13 @@ class _Spline:
 
     def ready(self, device: torch.device) -> _Constants:
         """The constants on a device, copied there once."""
-        constants = self.on_device.get(str(device))
-        if constants is None:
-            constants = self.on_device[str(device)] = _aside(lambda: self._copy_to(device))
-        return constants
+        return self.on_device.get(str(device)) or aside(lambda: self._copied_to(device))
+
+    def _copied_to(self, device: torch.device) -> _Constants:
+        # Another thread may have come first.
+        if str(device) not in self.on_device:
+            self.on_device[str(device)] = self._copy_to(device)
+        return self.on_device[str(device)]
 
     def _copy_to(self, device: torch.device) -> _Constants:
         points = torch.tensor(self.points, dtype=torch.float32, device="cpu").to(device)
@@ -188,17 +188,15 @@ class _Spline:
 
 
 _SPLINES: WeakValueDictionary[str, _Spline] = WeakValueDictionary()
-_LOCK = Lock()
 
 
 def _solved(points: object, regularization: float) -> _Spline:
-    """The system of these points, solved once however many equal transforms there are."""
+    """The system of these points, solved once however many equal transforms there are; to be called aside."""
     rows = _as_points(points)
     key = f"{rows} {regularization!r}"
-    with _LOCK:
-        spline = _SPLINES.get(key)
-        if spline is None:
-            spline = _SPLINES[key] = _Spline(key, rows, regularization)
+    spline = _SPLINES.get(key)
+    if spline is None:
+        spline = _SPLINES[key] = _Spline(key, rows, regularization)
     return spline
 
 
@@ -220,16 +218,6 @@ def _adopted(constant: Tensor) -> Tensor:
     if torch.compiler.is_dynamo_compiling():
         return constant
     return torch.ops.aten.lift_fresh.default(constant)
-
-
-def _aside(build: Callable[[], T]) -> T:
-    """What ``build`` returns in a thread of its own.
-
-    Modes are the thread's: a tensor made there is an ordinary one, fit to be kept, even if the caller runs under fake
-    tensors, a tracer, torch.func, inference mode or a default device.
-    """
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(build).result()
 
 
 def _wide_dtype(device: torch.device) -> torch.dtype:
