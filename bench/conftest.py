@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import tstn
 from bench.schema import OUT_OF_TIME, Figure, read_figures
 from bench.tables import table
 from bench.timing import CUDA
+from tstn._backend import INTERPRETED
 
 _figures: pytest.StashKey[list[Figure]] = pytest.StashKey()
 _deadline: pytest.StashKey[float] = pytest.StashKey()
@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the clock."""
-    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+    if INTERPRETED:
         raise pytest.UsageError("a benchmark of Triton's interpreter says nothing; unset TRITON_INTERPRET")
     config.stash[_figures] = []
     deadline: Any = config.getoption("deadline")

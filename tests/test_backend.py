@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 import tstn
+from tstn import _backend
 
 CPU = torch.zeros(1)
 ON_GPU = torch.cuda.is_available()
@@ -48,6 +50,39 @@ def test_context_manager_restores_and_setter_stays():
         tstn.backend("auto")
 
 
+def test_an_object_may_be_entered_again_and_in_itself():
+    def chosen():
+        return _backend._choice
+
+    with tstn.backend("auto"):
+        kept = tstn.backend("torch")
+        assert chosen() == "torch"
+        tstn.backend("triton")
+        for _ in range(2):
+            with kept:
+                assert chosen() == "torch"
+                tstn.backend("auto")
+                with kept:
+                    assert chosen() == "torch"
+                    with kept:
+                        pass
+                    assert chosen() == "torch"
+                assert chosen() == "auto"
+            assert chosen() == "triton"
+        tstn.backend("torch")
+        with kept:
+            pass
+        assert chosen() == "torch"
+        with tstn.backend("triton") as made, contextlib.suppress(KeyError), kept:
+            assert made is None
+            raise KeyError
+        assert chosen() == "torch"
+    again = tstn.backend("torch")
+    with again, again:
+        assert chosen() == "torch"
+    assert chosen() == "auto"
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match="name must be one of 'auto', 'triton', 'torch'; got 'cuda'"):
         tstn.backend("cuda")
@@ -67,9 +102,83 @@ def test_environment_variable():
     code = "import torch, tstn; print(tstn.backend_for(torch.zeros(1)))"
     assert run(code, TSTN_BACKEND="triton", TRITON_INTERPRET="1").stdout == "triton\n"
     assert run(code, TRITON_INTERPRET="1").stdout == "torch\n"
+    assert run(code, TSTN_BACKEND="").stdout == "torch\n"
     result = run(code, TSTN_BACKEND="gpu")
     assert result.returncode == 1
-    assert "TSTN_BACKEND must be one of 'auto', 'triton', 'torch'; got 'gpu'" in result.stderr
+    assert (
+        "ValueError: the environment variable TSTN_BACKEND must be one of 'auto', 'triton', 'torch'; got 'gpu'"
+        in result.stderr
+    )
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "On", "y", "0", "false", "no", "2", " 1", ""])
+def test_interpreted_is_what_triton_says_it_is(value, monkeypatch):
+    knobs = pytest.importorskip("triton").knobs
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert _backend._is_true("TRITON_INTERPRET") == knobs.runtime.interpret
+
+
+def test_interpreted_in_another_spelling():
+    code = "import torch, tstn; print(tstn.grid_sample(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 1, 2)).item())"
+    assert run(code, TSTN_BACKEND="triton", TRITON_INTERPRET="Yes").stdout == "1.0\n"
+
+
+STUBS = {
+    "no-spec": "sys.modules['triton'] = types.ModuleType('triton')",
+    "module": "sys.modules['triton'] = m = types.ModuleType('triton'); m.__spec__ = ModuleSpec('triton', None)",
+    "halted": "sys.modules['triton'] = None",
+    "empty-package": "os.mkdir(root / 'triton'); (root / 'triton/__init__.py').touch(); sys.path.insert(0, str(root))",
+    "empty-language": "os.makedirs(root / 'triton/language'); (root / 'triton/__init__.py').touch();"
+    "sys.path.insert(0, str(root))",
+    "file": "(root / 'triton.py').touch(); sys.path.insert(0, str(root))",
+}
+
+
+@pytest.mark.parametrize("stub", STUBS.values(), ids=STUBS)
+def test_what_only_has_tritons_name_is_not_triton(stub, tmp_path):
+    code = f"""
+import os, pathlib, sys, types
+from importlib.machinery import ModuleSpec
+root = pathlib.Path({str(tmp_path)!r})
+{stub}
+import torch, tstn
+x = torch.rand(1, 1, 3, 3)
+tstn.grid_sample(x, torch.zeros(1, 2, 2, 2))
+print("ran")
+tstn.backend("triton")
+tstn.grid_sample(x, torch.zeros(1, 2, 2, 2))
+"""
+    result = run(code, TRITON_INTERPRET="1")
+    assert result.stdout == "ran\n", result.stderr
+    assert "RuntimeError: backend 'triton' was asked for, but Triton is not installed" in result.stderr
+
+
+def test_works_without_numpy():
+    """PyTorch warns of it when it is imported; tstn needs it for Triton's interpreter only, and says so."""
+    code = """
+import sys
+sys.modules["numpy"] = None
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+    torch.rand(2).tolist()
+warnings.simplefilter("error")
+import tstn
+x = torch.rand(1, 1, 3, 3, requires_grad=True)
+stn = tstn.SpatialTransformer(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 6)))
+stn(x).sum().backward()
+for transform in (tstn.ThinPlateSpline((2, 2)), tstn.examples.lens_distortion()):
+    theta = transform.theta(transform.identity_parameters())[None]
+    assert torch.allclose(tstn.spatial_transform(x, theta, transform, fill_value=0.5), x, atol=1e-5)
+print("ran")
+tstn.backend("triton")
+stn(x)
+"""
+    result = run(code, TRITON_INTERPRET="1")
+    assert result.stdout == "ran\n", result.stderr
+    assert result.stderr.count("Traceback") == 1
+    assert "RuntimeError: Triton's interpreter, which TRITON_INTERPRET asks for, needs NumPy" in result.stderr
 
 
 def test_works_without_triton():

@@ -215,6 +215,25 @@ def test_info_says_why(choice: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments", [["tstn", "info"], ["tstn", "reproduce", "table1", "--list"], ["tstn.demo"]], ids=" ".join
+)
+def test_unknown_backend_in_the_environment(arguments: list[str]) -> None:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "TSTN_BACKEND": "nonsense", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    message = "error: the environment variable TSTN_BACKEND must be one of 'auto', 'triton', 'torch'; got 'nonsense'"
+    assert done.stderr.splitlines()[-1].endswith(message)
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],

@@ -125,7 +125,7 @@ def test_parallel_transformers_are_independent() -> None:
 
 
 def test_parallel_needs_linear_ends() -> None:
-    with pytest.raises(TypeError, match=r"nets must each end in an nn\.Linear; got ReLU"):
+    with pytest.raises(TypeError, match=r"nets must each end in an nn\.Linear; got Sequential that does not"):
         Parallel([nn.Sequential(nn.Linear(4, 6), nn.ReLU())], "affine")
     with pytest.raises(ValueError, match="num_transformers must be positive; got 0"):
         STFCN(num_transformers=0)

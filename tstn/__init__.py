@@ -2,9 +2,10 @@
 
 from tstn import examples
 from tstn._backend import backend, backend_for
+from tstn._identity import init_identity_
 from tstn.custom import CustomTransform
 from tstn.functional import grid_sample, sampling_grid, spatial_transform
-from tstn.module import SpatialTransformer, init_identity_
+from tstn.module import SpatialTransformer
 from tstn.thin_plate import ThinPlateSpline
 from tstn.transforms import Affine, Attention, Flow, Grid, Projective, Similarity, Transform, Translation
 

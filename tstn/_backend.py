@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
+from importlib.machinery import PathFinder
 from types import TracebackType
 
 import torch
@@ -12,19 +14,46 @@ from torch import Tensor
 from tstn import _checks
 
 BACKENDS = ("auto", "triton", "torch")
-TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-# Triton reads this variable when the kernels are defined, so that it has to be set before tstn is imported.
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
-_choice = os.environ.get("TSTN_BACKEND", "auto")
-_checks.require_option("the environment variable TSTN_BACKEND", _choice, BACKENDS)
+
+def _is_installed(package: str, module: str | None = None) -> bool:
+    """Whether a package is there, with this module in it, found without importing any of it."""
+    try:
+        spec = importlib.util.find_spec(package)
+    # A module that somebody made up has no spec.
+    except ValueError:
+        return False
+    if spec is None or module is None:
+        return spec is not None
+    inside = PathFinder.find_spec(module, list(spec.submodule_search_locations or ()))
+    # A folder without code in it has no origin.
+    return inside is not None and inside.origin is not None
+
+
+def _is_true(variable: str) -> bool:
+    """Whether an environment variable switches something on, as Triton reads it."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "y")
+
+
+TRITON_INSTALLED = _is_installed("triton", "language")
+# Triton reads this variable when the kernels are defined, so that it has to be set before tstn is imported.
+INTERPRETED = _is_true("TRITON_INTERPRET")
+# Of Triton, only its interpreter needs it.
+NUMPY_INSTALLED = _is_installed("numpy")
+
+# Not checked here, so that importing tstn does not fail and the command can say what is wrong.
+_choice = os.environ.get("TSTN_BACKEND") or "auto"
+# Which object made the choice; 0 is the environment.
+_chosen_by = 0
+_numbers = itertools.count(1)
 
 
 class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
     """Choose the backend, from here on or for a ``with`` block.
 
-    ``tstn.backend("torch")`` switches at once; ``with tstn.backend("triton"): ...`` restores the previous choice at
-    the end. The choice is the process's, for all threads. The environment variable ``TSTN_BACKEND`` sets it at start.
+    ``tstn.backend("torch")`` switches at once; ``with tstn.backend("triton"): ...`` restores at the end what was chosen
+    before. An object may be kept and entered again, also inside itself: each block sets its choice and restores what it
+    found. The choice is the process's, for all threads. The environment variable ``TSTN_BACKEND`` sets it at start.
 
     Args:
         name: ``"triton"``: the fused kernels, an error where they cannot run. ``"torch"``: plain PyTorch operators,
@@ -36,19 +65,33 @@ class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
     """
 
     def __init__(self, name: str) -> None:
-        global _choice
         _checks.require_option("name", name, BACKENDS)
-        self._previous = _choice
-        _choice = name
+        self._name = name
+        self._number = next(_numbers)
+        self._before = _choice, _chosen_by
+        self._found: list[tuple[str, int]] = []
+        _choose(name, self._number)
 
     def __enter__(self) -> None:
-        pass
+        # In ``with tstn.backend(...)`` the object has made its choice already: what the block found is older.
+        made = _chosen_by == self._number and not self._found
+        self._found.append(self._before if made else (_choice, _chosen_by))
+        _choose(self._name, self._number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _choice
-        _choice = self._previous
+        _choose(*self._found.pop())
+
+
+def _choose(name: str, number: int) -> None:
+    global _choice, _chosen_by
+    _choice, _chosen_by = name, number
+
+
+def require_choice() -> None:
+    """An error if the environment variable names no backend."""
+    _checks.require_option("the environment variable TSTN_BACKEND", _choice, BACKENDS)
 
 
 def backend_for(tensor: Tensor) -> str:
@@ -59,20 +102,30 @@ def backend_for(tensor: Tensor) -> str:
 
     Raises:
         RuntimeError: If ``"triton"`` was asked for and cannot run here; the message says why.
+        ValueError: If the environment variable ``TSTN_BACKEND`` names no backend.
     """
     device = tensor.device.type
     if _choice == "torch" or _is_portable():
         return "torch"
     if _choice == "auto":
-        return "triton" if device == "cuda" and TRITON_INSTALLED else "torch"
-    if not TRITON_INSTALLED:
+        if device != "cuda" or not TRITON_INSTALLED:
+            return "torch"
+    else:
+        if _choice != "triton":
+            require_choice()
+        if not TRITON_INSTALLED:
+            raise RuntimeError(
+                "backend 'triton' was asked for, but Triton is not installed (pip install triton; Linux only)"
+            )
+        if device != "cuda" and not (device == "cpu" and INTERPRETED):
+            raise RuntimeError(
+                f"backend 'triton' was asked for, but it cannot run on a {device} tensor: it needs a CUDA or ROCm "
+                "device, or TRITON_INTERPRET=1 set before tstn is imported to run the kernels on the CPU, slowly"
+            )
+    if INTERPRETED and not NUMPY_INSTALLED:
         raise RuntimeError(
-            "backend 'triton' was asked for, but Triton is not installed (pip install triton; Linux only)"
-        )
-    if device != "cuda" and not (device == "cpu" and INTERPRETED):
-        raise RuntimeError(
-            f"backend 'triton' was asked for, but it cannot run on a {device} tensor: it needs a CUDA or ROCm device, "
-            "or TRITON_INTERPRET=1 set before tstn is imported to run the kernels on the CPU, slowly"
+            "Triton's interpreter, which TRITON_INTERPRET asks for, needs NumPy, and it is not installed "
+            "(pip install numpy)"
         )
     return "triton"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +59,22 @@ def require_option(name: str, value: object, options: Sequence[str]) -> None:
 def require_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool; got {type(value).__name__}")
+
+
+def whole_number(value: object) -> int | torch.SymInt | None:
+    """A whole number as plain Python's, of which NumPy's are made too; None for anything else, also for a bool."""
+    if isinstance(value, (int, torch.SymInt)):
+        return None if isinstance(value, bool) else value
+    return int(value) if isinstance(value, Integral) else None
+
+
+def require_positive(name: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be an int; got {type(value).__name__}")
+    if number < 1:
+        raise ValueError(f"{name} must be positive; got {number}")
+    return int(number)
 
 
 def require_size(size: object) -> tuple[int, int]:

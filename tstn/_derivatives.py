@@ -24,8 +24,7 @@ def gradients(
             separate = [None if t is None else t.view_as(t) for t in operands]
         else:
             separate = [
-                None if t is None else t.detach().requires_grad_(need)
-                for t, need in zip(operands, needed, strict=True)
+                None if t is None else t.detach().requires_grad_(need) for t, need in zip(operands, needed, strict=True)
             ]
         out = function(*separate)
         wanted = [t for t, need in zip(separate, needed, strict=True) if need and t is not None]

@@ -138,9 +138,7 @@ def fill_output(output: Tensor, call: Call, operands: Operands, fill_value: floa
         Launch(step, step.pick(_by_role(operands, output, None, NO_GRADIENTS)), (fill_value,)).run(output.device)
 
 
-def backward(
-    grad_output: Tensor, call: Call, operands: Operands, fill_value: float, needed: Needed
-) -> Gradients:
+def backward(grad_output: Tensor, call: Call, operands: Operands, fill_value: float, needed: Needed) -> Gradients:
     """The gradients of input, theta, flow and fill, those that are needed, in at most three launches.
 
     When PyTorch is asked for deterministic algorithms, those that scatter the input's take two more. An
@@ -151,9 +149,7 @@ def backward(
     return grads
 
 
-def fill_gradients(
-    grads: Gradients, grad_output: Tensor, call: Call, operands: Operands, fill_value: float
-) -> None:
+def fill_gradients(grads: Gradients, grad_output: Tensor, call: Call, operands: Operands, fill_value: float) -> None:
     """The same into memory that is there."""
     grad_input, grad_theta, grad_flow, grad_fill = grads
     if not grad_output.numel() or (grad_input is not None and not grad_input.numel()):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tstn import data
+from tstn import _backend, data
 from tstn.experiments import plans, reproduce
 from tstn.experiments.config import ExperimentError
 from tstn.experiments.configs import run_name
@@ -22,6 +22,7 @@ from tstn.experiments.options import (
 )
 from tstn.experiments.reproduce import UNFINISHED
 
+WRONG_USAGE = 2
 INTERRUPTED = 130
 
 EPILOG = """\
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    try:
+        _backend.require_choice()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USAGE
     command: Callable[[argparse.Namespace], int] = args.command
     try:
         return command(args)

@@ -313,6 +313,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     # PyTorch built without CUDA fails by an AssertionError.
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device} cannot be used: {error}")
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 

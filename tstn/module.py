@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from tstn import _checks
+from tstn._identity import init_identity_
 from tstn._surroundings import not_scriptable
 from tstn.functional import spatial_transform
 from tstn.transforms import Transform, as_transform
 
 
-def init_identity_(linear: nn.Linear, transform: str | Transform = "affine", num_heads: int = 1) -> nn.Linear:
-    """Make a layer predict the identity transform whatever it is fed: zero weights, the identity as bias.
-
-    Args:
-        linear: The last layer of a localisation network, with ``num_heads * transform.num_parameters`` outputs.
-        transform: A name or a :class:`~tstn.transforms.Transform`.
-        num_heads: How many transforms the layer predicts.
-
-    Returns:
-        ``linear``, changed in place.
+def output_layer_of(localization: nn.Module) -> nn.Linear | None:
+    """The layer whose output is the network's, if that is an ``nn.Linear``; None if no layer in it can be.
 
     Raises:
-        TypeError: If ``linear`` is not an ``nn.Linear``.
-        ValueError: If it has no bias, the wrong number of outputs, or lazy parameters.
+        ValueError: If code decides which layer that is: the network, or the last module of a sequence, has an
+            ``nn.Linear`` in it and a ``forward`` of its own, or a hook that may change its output.
     """
-    if not isinstance(linear, nn.Linear):
-        raise TypeError(f"linear must be an nn.Linear; got {type(linear).__name__}")
-    if linear.bias is None:
-        raise ValueError("linear must have a bias, to hold the identity; got bias=False")
-    if isinstance(linear.weight, nn.UninitializedParameter):
-        raise ValueError("linear must have its parameters; it is lazy: run it on a sample input first")
-    identity = as_transform(transform).identity_parameters()
-    expected = num_heads * identity.numel()
-    if linear.out_features != expected:
-        raise ValueError(
-            f"linear must have {expected} outputs, {num_heads} head(s) of {identity.numel()} parameters for "
-            f"{transform!r}; got {linear.out_features}"
-        )
-    with torch.no_grad():
-        linear.weight.zero_()
-        linear.bias.copy_(identity.repeat(num_heads))
-    return linear
+    last = localization
+    while _forwards_as(last, nn.Sequential) and len(last):  # pyright: ignore[reportArgumentType]
+        last = last[-1]  # pyright: ignore[reportIndexIssue]
+    if isinstance(last, nn.Linear) and _forwards_as(last, nn.Linear):
+        return last
+    linears = [name for name, module in localization.named_modules() if isinstance(module, nn.Linear)]
+    if not any(isinstance(module, nn.Linear) for module in last.modules()):
+        return None
+    which = "localization" if last is localization else "localization's last module"
+    example = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in linears[-1].split(".") if part)
+    raise ValueError(
+        f"{which} is of class {type(last).__name__}, whose code decides which layer's output it gives: say "
+        f"output_layer=localization{example}, or whichever nn.Linear it is, for that layer to start at the identity, "
+        "or output_layer=None to leave the network as it is"
+    )
+
+
+def _forwards_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether what the module returns is what ``kind`` itself would."""
+    return type(module).forward is kind.forward and "forward" not in vars(module) and not module._forward_hooks
+
+
+def _checked_output_layer(output_layer: object, localization: nn.Module) -> nn.Linear | None:
+    """The layer to set to the identity, if any."""
+    if output_layer is None:
+        return None
+    if isinstance(output_layer, str) and output_layer == "auto":
+        return output_layer_of(localization)
+    if not isinstance(output_layer, nn.Linear):
+        raise TypeError(f"output_layer must be an nn.Linear, None or 'auto'; got {type(output_layer).__name__}")
+    if all(module is not output_layer for module in localization.modules()):
+        raise ValueError("output_layer must be a part of localization; got a layer that is not in it")
+    return output_layer
 
 
 def predicted_theta(parameters: Tensor, x: Tensor, transform: Transform, num_heads: int) -> Tensor:
@@ -67,9 +77,13 @@ def predicted_theta(parameters: Tensor, x: Tensor, transform: Transform, num_hea
 class SpatialTransformer(nn.Module):
     """A spatial transformer: a localisation network looks at the input and says how to warp it.
 
-    Jaderberg et al. 2015, section 3. If the localisation network ends in an ``nn.Linear``, that layer is set to zero
-    weights and the identity as bias (:func:`init_identity_`), so that training starts from the untouched input. A
-    network that ends in anything else is left as it is. Only the localisation network has weights.
+    Jaderberg et al. 2015, section 3. The localisation network's output layer is set to zero weights and the identity
+    as bias (:func:`init_identity_`), so that training starts from the untouched input; nothing else of the network is
+    touched. Only the localisation network has weights.
+
+    Which layer that is can be known of an ``nn.Linear`` and of an ``nn.Sequential`` that ends in one. A sequence that
+    ends in something without an ``nn.Linear``, such as ``nn.Tanh``, is left as it is. Of any other module with an
+    ``nn.Linear`` in it, ``output_layer`` has to say it.
 
     Convention:
         As :func:`~tstn.functional.spatial_transform`. Under autocast the localisation network may predict half
@@ -85,10 +99,13 @@ class SpatialTransformer(nn.Module):
         fill_value: Likewise; an ``nn.Parameter`` (C,) is learnt.
         align_corners: Likewise.
         return_theta: Whether to return theta beside the output.
+        output_layer: The ``nn.Linear`` in ``localization`` that predicts the parameters, to be set to the identity;
+            None: nothing is touched. ``"auto"``: the one that is known to be it.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an option is wrong, or the localisation network's last layer has the wrong width.
+        ValueError: If an option is wrong, ``output_layer`` is not given and cannot be known, is no part of
+            ``localization``, or cannot be set to the identity, as when it has the wrong width.
 
     Example:
         >>> localization = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 6))
@@ -111,14 +128,12 @@ class SpatialTransformer(nn.Module):
         fill_value: float | Tensor | None = None,
         align_corners: bool = False,
         return_theta: bool = False,
+        output_layer: nn.Linear | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(localization, nn.Module):
             raise TypeError(f"localization must be an nn.Module; got {type(localization).__name__}")
-        if not isinstance(num_heads, int) or isinstance(num_heads, bool):
-            raise TypeError(f"num_heads must be an int; got {type(num_heads).__name__}")
-        if num_heads < 1:
-            raise ValueError(f"num_heads must be positive; got {num_heads}")
+        num_heads = _checks.require_positive("num_heads", num_heads)
         _checks.require_option("mode", mode, _checks.MODES)
         _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
         _checks.require_fill_option(fill_value, padding_mode)
@@ -138,12 +153,13 @@ class SpatialTransformer(nn.Module):
         else:
             self.fill_value = fill_value
 
-        *_, last = localization.modules()
-        if isinstance(last, nn.Linear):
+        layer = _checked_output_layer(output_layer, localization)
+        if layer is not None:
             try:
-                init_identity_(last, self.transform, num_heads)
+                init_identity_(layer, self.transform, num_heads)
             except ValueError as error:
-                raise ValueError(f"localization's last layer: {error}") from None
+                which = "localization's last layer" if output_layer == "auto" else "output_layer"
+                raise ValueError(f"{which}: {error}") from error
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Warp x.

@@ -166,7 +166,7 @@ class MatrixTransform(Transform):
         """Theta (..., *theta_shape) of matrices (..., 3, 3) that belong to the family."""
 
     def identity_parameters(self) -> Tensor:
-        return self.from_matrix(torch.eye(3)).flatten()
+        return self.from_matrix(torch.eye(3, dtype=torch.float32)).flatten()
 
     def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
         """The theta that maps a target point by ``inner`` first and by ``outer`` next; both (..., *theta_shape)."""
@@ -320,7 +320,7 @@ class Projective(MatrixTransform):
         return 8
 
     def identity_parameters(self) -> Tensor:
-        return torch.eye(3).flatten()[:8]
+        return torch.eye(3, dtype=torch.float32).flatten()[:8]
 
     def theta(self, parameters: Tensor) -> Tensor:
         if parameters.dim() == 0 or parameters.shape[-1] != 8:

@@ -44,7 +44,7 @@ def _backend_of(device: str) -> tuple[str, str]:
         backend = tstn.backend_for(torch.empty(0, device=device))
     except RuntimeError as error:
         return "none", str(error)
-    chosen = os.environ.get("TSTN_BACKEND", "auto")
+    chosen = os.environ.get("TSTN_BACKEND") or "auto"
     if chosen != "auto":
         how = ", its kernels in Triton's interpreter, slowly" if backend == "triton" and device == "cpu" else ""
         return backend, f"TSTN_BACKEND={chosen} asks for it{how}"

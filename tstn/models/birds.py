@@ -72,6 +72,8 @@ class BirdsNet(nn.Module):
             padding_mode=padding_mode,
             align_corners=align_corners,
             return_theta=True,
+            # The first crops are not the whole image.
+            output_layer=None,
         )
         self.heads = nn.ModuleList(GoogLeNet(None, width=width) for _ in range(num_transformers))
         self.dropout = nn.Dropout(dropout)
@@ -112,7 +114,6 @@ class CropCentres(nn.Module):
         self.reduce = nn.Conv2d(self.trunk.channels, 128, 1)
         self.hidden = nn.Linear(128 * side * side, 128)
         self.regression = nn.Linear(128, 2 * len(centres))
-        # SpatialTransformer takes a last layer that is linear for one that predicts all parameters.
         self.fix_scale = FixedScale(SCALE)
         with torch.no_grad():
             self.regression.weight.zero_()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tstn.module import SpatialTransformer, init_identity_
+from tstn._identity import init_identity_
+from tstn.module import SpatialTransformer, output_layer_of
 from tstn.transforms import Transform, as_transform
 
 
@@ -97,6 +98,7 @@ class _Transformed(nn.Module):
             padding_mode=padding_mode,
             align_corners=align_corners,
             return_theta=True,
+            output_layer="auto" if num_transformers == 1 else None,
         )
         self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
         self.classifier = classifier(size // pool, channels * num_transformers)
@@ -118,17 +120,15 @@ class Parallel(nn.Module):
     def __init__(self, nets: list[nn.Module], transform: str | Transform) -> None:
         super().__init__()
         for net in nets:
-            *_, last = net.modules()
-            if not isinstance(last, nn.Linear):
-                raise TypeError(f"nets must each end in an nn.Linear; got {type(last).__name__}")
+            last = output_layer_of(net)
+            if last is None:
+                raise TypeError(f"nets must each end in an nn.Linear; got {type(net).__name__} that does not")
             init_identity_(last, transform)
         self.nets = nn.ModuleList(nets)
-        # SpatialTransformer takes a last layer that is linear for the whole network's.
-        self.join = nn.Flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         """All parameters (N, len(nets) * num_parameters)."""
-        return self.join(torch.cat([net(x) for net in self.nets], dim=1))
+        return torch.cat([net(x) for net in self.nets], dim=1)
 
 
 class STFCN(_Transformed):
