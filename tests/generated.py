@@ -10,7 +10,9 @@ import triton.language as tl
 from torch import Tensor
 from tstn_kernels.maps import add_sums
 
-from tstn.custom import CustomTransform, kernel_maps
+from tstn._generated import kernel_maps
+from tstn._tracing import MapFunction
+from tstn.custom import CustomTransform
 
 # Input half extents in pixels, then the output's.
 EXTENTS = (2.0, 4.0, 8.0, 0.5)
@@ -57,11 +59,11 @@ def run(
 
 
 def expected(
-    transform: CustomTransform, theta: Tensor, x: Tensor, y: Tensor, grad_x: Tensor, grad_y: Tensor
+    fn: MapFunction, theta: Tensor, x: Tensor, y: Tensor, grad_x: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same by PyTorch, pixel by pixel."""
     theta = theta.detach().clone().requires_grad_()
-    results = [transform._fn(theta, *target) for target in zip(x, y, strict=True)]
+    results = [fn(theta, *target) for target in zip(x, y, strict=True)]
     u, v = (torch.stack(part) for part in zip(*results, strict=True))
     pairs = [(result, grad) for result, grad in ((u, grad_x), (v, grad_y)) if result.requires_grad]
     grad_theta = torch.zeros_like(theta)

@@ -25,7 +25,8 @@ from triton import knobs
 from triton.compiler.compiler import ASTSource
 from bench.aot_code import TARGETS, amdgcn_code, sass_code
 from generated import EXTENTS, everything, generated_map_kernel
-from tstn.custom import CustomTransform, kernel_maps
+from tstn._generated import kernel_maps
+from tstn.custom import CustomTransform
 from tstn.examples import lens_distortion, moebius, polar
 
 TRANSFORMS = {
@@ -59,7 +60,7 @@ print(json.dumps({target: [c.registers, c.spills, c.stack] for target, c in code
 
 
 def test_everything_calls_every_function() -> None:
-    source = CustomTransform(generated.everything, (2,), (0.0, 0.0))._source
+    source = CustomTransform(generated.everything, (2,), (0.0, 0.0))._code.sources.triton
     assert [name for name in FUNCTIONS if f" {name}(" not in source] == []
 
 

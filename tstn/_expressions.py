@@ -1,4 +1,4 @@
-"""Scalar expressions, shared where they are equal, and the Triton statements that compute them."""
+"""Scalar expressions, shared where they are equal, and the statements, in Triton or PyTorch, that compute them."""
 
 from __future__ import annotations
 
@@ -50,16 +50,98 @@ COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "
 LOGIC = {"and": "&", "or": "|", "xor": "^"}
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
 
-TEMPLATES = {
-    **{name: f"{{}} {symbol} {{}}" for name, symbol in (ARITHMETIC | COMPARISONS | LOGIC).items()},
-    "neg": "-{}",
-    "not": "{} == 0",
-    "abs": "tl.abs({})",
-    "where": "tl.where({}, {}, {})",
-    "float": "{}.to(x.dtype)",
-    # The interpreter would spread a scalar truth value over the pixels in the dtype of what was compared.
-    "uniform": "{}.to(tl.int32) != 0",
-}
+SYMBOLS = {name: f"{{}} {symbol} {{}}" for name, symbol in (ARITHMETIC | COMPARISONS | LOGIC).items()}
+
+
+@dataclass(frozen=True)
+class Language:
+    """How expressions are written in a programming language.
+
+    Attributes:
+        operations: Templates of what is not a function call of the operation's own name.
+        number: The template of a number of theta, from its index.
+        truth: The template of a constant truth value.
+        constant: The template of a constant number, from a literal.
+    """
+
+    operations: dict[str, str]
+    number: str
+    truth: str
+    constant: str
+
+
+TRITON = Language(
+    operations={
+        **SYMBOLS,
+        "neg": "-{}",
+        "not": "{} == 0",
+        "abs": "tl.abs({})",
+        "where": "tl.where({}, {}, {})",
+        "float": "{}.to(x.dtype)",
+        # The interpreter would spread a scalar truth value over the pixels in the dtype of what was compared.
+        "uniform": "{}.to(tl.int32) != 0",
+    },
+    number="theta_number(theta, {}, x)",
+    truth="tl.full((), {}, tl.int1)",
+    # A bare literal would be rounded to float32 on its way into a float64 function.
+    constant="tl.full((), {}, x.dtype)",
+)
+PYTORCH = Language(
+    operations={
+        **SYMBOLS,
+        "neg": "-{}",
+        "not": "torch.logical_not({})",
+        "float": "{}.to(x.dtype)",
+        "uniform": "{}",
+        **{
+            name: f"torch.{function}({', '.join(['{}'] * operands)})"
+            for function, name, operands in (
+                ("abs", "abs", 1),
+                ("acos", "arccosine", 1),
+                ("acosh", "hyperbolic_arccosine", 1),
+                ("asin", "arcsine", 1),
+                ("asinh", "hyperbolic_arcsine", 1),
+                ("atan", "arctangent", 1),
+                ("atan2", "direction", 2),
+                ("atanh", "hyperbolic_arctangent", 1),
+                ("ceil", "integer_above", 1),
+                ("cos", "cosine", 1),
+                ("cosh", "hyperbolic_cosine", 1),
+                ("div", "quotient", 2),
+                ("erf", "error_function", 1),
+                ("erfc", "error_function_complement", 1),
+                ("exp", "exponential", 1),
+                ("exp2", "exponential_of_two", 1),
+                ("expm1", "exponential_minus_one", 1),
+                ("floor", "integer_below", 1),
+                ("fmod", "signed_remainder", 2),
+                ("hypot", "hypotenuse", 2),
+                ("log", "logarithm", 1),
+                ("log10", "logarithm_to_ten", 1),
+                ("log1p", "logarithm_plus_one", 1),
+                ("log2", "logarithm_to_two", 1),
+                ("maximum", "larger", 2),
+                ("minimum", "smaller", 2),
+                ("pow", "power", 2),
+                ("remainder", "periodic_remainder", 2),
+                ("round", "nearest_integer", 1),
+                ("rsqrt", "reciprocal_square_root", 1),
+                ("sigmoid", "logistic", 1),
+                ("sign", "signum", 1),
+                ("sin", "sine", 1),
+                ("sinh", "hyperbolic_sine", 1),
+                ("sqrt", "square_root", 1),
+                ("tan", "tangent", 1),
+                ("tanh", "hyperbolic_tangent", 1),
+                ("trunc", "integer_part", 1),
+                ("where", "where", 3),
+            )
+        },
+    },
+    number="theta[{}]",
+    truth="x.new_full((), {}, dtype=torch.bool)",
+    constant="x.new_full((), {})",
+)
 
 # Finite for moderate numbers, and so are their derivatives.
 TAME = {"constant", "x", "y", "grad_x", "grad_y", "neg", "not", "abs", "where", "float", "sine", "cosine", "signum"}
@@ -202,12 +284,15 @@ def needed(results: Iterable[Expression]) -> list[Expression]:
     return sorted(found, key=lambda expression: expression.order)
 
 
-def statements(results: Iterable[Expression], names: dict[str, str]) -> tuple[list[str], dict[Expression, str]]:
-    """Lines of Triton code that compute ``results``, and the name of every expression among them.
+def statements(
+    results: Iterable[Expression], names: dict[str, str], language: Language
+) -> tuple[list[str], dict[Expression, str]]:
+    """Lines of code that compute ``results``, and the name of every expression among them.
 
     Args:
         results: What to compute.
         names: What the surroundings are called in the code.
+        language: How it is written.
     """
     lines: list[str] = []
     called: dict[Expression, str] = {}
@@ -217,15 +302,14 @@ def statements(results: Iterable[Expression], names: dict[str, str]) -> tuple[li
             called[expression] = names[operation]
             continue
         if operation == "number":
-            name, code = f"theta_{value}", f"theta_number(theta, {value}, x)"
+            name, code = f"theta_{value}", language.number.format(value)
         elif operation == "constant" and expression.is_bool:
-            name, code = f"constant_{len(called)}", f"tl.full((), {value}, tl.int1)"
+            name, code = f"constant_{len(called)}", language.truth.format(value)
         elif operation == "constant":
-            # A bare literal would be rounded to float32 on its way into a float64 function.
-            name, code = f"constant_{len(called)}", f"tl.full((), {literal(float(value or 0.0))}, x.dtype)"
+            name, code = f"constant_{len(called)}", language.constant.format(literal(float(value or 0.0)))
         else:
             operands = [called[operand] for operand in expression.operands]
-            template = TEMPLATES.get(operation, f"{operation}({', '.join(['{}'] * len(operands))})")
+            template = language.operations.get(operation, f"{operation}({', '.join(['{}'] * len(operands))})")
             name, code = f"value_{len(called)}", template.format(*operands)
         called[expression] = name
         lines.append(f"{name} = {code}")

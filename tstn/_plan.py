@@ -637,9 +637,9 @@ def _maps(warp: Warp) -> tuple[Any, Any]:
 
     if warp.kernel in tstn_kernels.MAPS:
         return tstn_kernels.MAPS[warp.kernel]
-    from tstn import custom
+    from tstn import _generated
 
-    return custom.kernel_maps(warp.kernel)
+    return _generated.kernel_maps(warp.kernel)
 
 
 def _are_far(addressed: Sequence[Layout]) -> bool:

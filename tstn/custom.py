@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import linecache
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,15 +10,11 @@ import torch
 from torch import Tensor
 
 from tstn._aside import aside
-from tstn._expressions import FUNCTIONS, TAME, Expressions, needed, statements
-from tstn._lowering import Elements, lowered
-from tstn._tracing import MapFunction, traced
-from tstn.transforms import HUGE, Transform
+from tstn._generated import Sources, code_of, generated
+from tstn._tracing import MapFunction
+from tstn.transforms import Transform
 
 MAX_NUMBERS = 256
-
-# What was generated in this process: the kernels know a map by its key only.
-_sources: dict[str, str] = {}
 
 
 class CustomTransform(Transform):
@@ -72,178 +65,70 @@ class CustomTransform(Transform):
     ) -> None:
         if not callable(fn):
             raise TypeError(f"fn must be a function (theta, x, y) -> (x, y); got {type(fn).__name__}")
-        self._fn = fn
+        self._name = getattr(fn, "__qualname__", None) or repr(fn)
         self.theta_shape = _checked_shape(theta_shape)
         # Aside, because grad mode, autocast, the default device and whatever else surrounds this call may not show.
         self._identity = aside(lambda: _checked_identity(identity, self.theta_shape))
-        self._source, self._finite_vjp = aside(lambda: generated(fn, self.theta_shape))
-        aside(self._check_plain_path)
-        self._key = _key(self._source)
-        _sources[self._key] = self._source
+        sources = aside(lambda: _generated_and_checked(fn, self.theta_shape))
+        self._code = code_of(sources)
 
     @property
     def kernel(self) -> str:
         """The key of the generated map: the same in every process, and different for different maps."""
-        return self._key
+        return self._code.key
 
     def identity_parameters(self) -> Tensor:
         """``identity``, flat, float32."""
         return torch.tensor(self._identity, dtype=torch.float32)
 
     def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised source coordinates, (M, H_out, W_out) each, by ``fn`` itself."""
-        if 0 in (numbers.shape[0], x.numel(), y.numel()):
-            # What torch.vmap cannot do over nothing.
-            nothing = numbers[:, :1, None] + x + y
-            return nothing, nothing
-        theta, y = numbers.unflatten(1, self.theta_shape), y.flatten()
-        if self._finite_vjp:
-            return self._at_all_pixels(None, theta, x, y)
-        # A pixel that looks too far away has gradient zero, but on its way through fn that may become 0 * inf = NaN,
-        # and theta is shared by all pixels. So such pixels, which a first call finds, get a theta that stops there.
-        with torch.no_grad():
-            u, v = self._at_all_pixels(None, theta.detach(), x, y)
-        seen = (u.abs() < HUGE) & (v.abs() < HUGE)
-        theta = theta[:, None, None]
-        theta = torch.where(seen.reshape(*seen.shape, *[1] * len(self.theta_shape)), theta, theta.detach())
-        u, v = self._at_all_pixels(0, theta, x, y)
-        return torch.where(seen, u, u.detach()), torch.where(seen, v, v.detach())
-
-    def _at_all_pixels(self, theta_dim: int | None, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = _at_all_pixels(self._fn, theta_dim)(theta, x, y)
-        # fn may have made numbers of the default dtype, as `torch.where(c, 0.1, 0.2)` does.
-        return u.to(theta.dtype), v.to(theta.dtype)
-
-    def _check_plain_path(self) -> None:
-        # Whatever can be traced but not be vmapped, or works in one dtype only, is to show here and not later.
-        numbers = self.identity_parameters()[None]
-        x, y = numbers.new_zeros(2), numbers.new_zeros(1)
-        try:
-            self.coordinates(numbers, x, y[:, None])
-            results = _at_all_pixels(self._fn, None)(numbers.unflatten(1, self.theta_shape), x, y)
-        except RuntimeError as error:
-            raise ValueError(f"fn must work in float32 and under torch.vmap: {error}") from error
-        for name, result in zip("xy", results, strict=True):
-            if result.dtype not in (numbers.dtype, torch.get_default_dtype()):
-                raise ValueError(
-                    f"fn must compute in theta's dtype; got {result.dtype} for {name} from {numbers.dtype}"
-                )
+        """Normalised source coordinates, (M, H_out, W_out) each."""
+        return self._code.coordinates(numbers, x, y)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, CustomTransform):
-            return NotImplemented
-        return self.__reduce__() == other.__reduce__()
+        return self._value() == other._value() if isinstance(other, CustomTransform) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.__reduce__())
+        return hash(self._value())
 
-    def __reduce__(self) -> tuple[type[CustomTransform], tuple[Any, ...]]:
-        # Another process has to generate the code again.
-        return CustomTransform, (self._fn, self.theta_shape, self._identity)
+    def _value(self) -> tuple[Any, ...]:
+        return self.kernel, self.theta_shape, self._identity
+
+    def __reduce__(self) -> tuple[Callable[..., CustomTransform], tuple[Any, ...]]:
+        # The code, not the function: what it reads may be something else by then, or somewhere else.
+        return _restored, (type(self), self._code.sources, self.theta_shape, self._identity, self._name)
 
     def __repr__(self) -> str:
-        fn = getattr(self._fn, "__qualname__", None) or repr(self._fn)
-        return f"CustomTransform({fn}, theta_shape={self.theta_shape}, identity={self._identity})"
+        return f"CustomTransform({self._name}, theta_shape={self.theta_shape}, identity={self._identity})"
 
 
-def generated(fn: MapFunction, theta_shape: tuple[int, ...]) -> tuple[str, bool]:
-    """Triton code of a map and its VJP, with ``KEY`` for their key, and whether finite coordinates suffice for a VJP.
-
-    They do if the VJP depends on x, y and their gradients alone, and only by functions that never go to infinity.
-    """
-    map_graph, vjp_graph = traced(fn, theta_shape)
-    expressions = Expressions()
-    theta = Elements([expressions.number(i) for i in range(math.prod(theta_shape))], theta_shape)
-    x, y, *grads = (Elements([expressions.surrounding(name)], ()) for name in ("x", "y", "grad_x", "grad_y"))
-
-    results = [result.items[0] for result in lowered(map_graph, (theta, x, y), expressions)]
-    lines, called = statements(results, {"x": "x_norm", "y": "y_norm"})
-    map_body = [*lines]
-    sources = []
-    for result, name, extent in zip(results, "xy", (4, 5), strict=True):
-        shape = "" if result.per_pixel else " + tl.zeros(x.shape, x.dtype)"
-        sources.append(f"{name}_source")
-        map_body.append(f"{name}_source = {called[result]} * frame[{extent}]{shape}")
-    map_body.append(f"return {', '.join(sources)}")
-
-    (gradient,) = lowered(vjp_graph, (theta, x, y, *grads), expressions)
-    gradients = gradient.items
-    names = {"x": "x_norm", "y": "y_norm", "grad_x": "grad_x_norm", "grad_y": "grad_y_norm"}
-    lines, called = statements(gradients, names)
-    vjp_body = [
-        # What a pixel adds that has no gradient may be 0 * inf.
-        "live = (grad_x != 0) | (grad_y != 0)",
-        "grad_x_norm = grad_x * frame[4]",
-        "grad_y_norm = grad_y * frame[5]",
-        *lines,
-        *(f"of_{i} = tl.where(live, {called[g]}, 0.0)" for i, g in enumerate(gradients)),
-        f"return ({''.join(f'of_{i}, ' for i in range(len(gradients)))})",
-    ]
-    finite = all(
-        expression.operation in TAME and (expression.value is None or abs(expression.value) < math.inf)
-        for expression in needed(gradients)
-    )
-    return _TEMPLATE.format(map_body="\n    ".join(map_body), vjp_body="\n    ".join(vjp_body)), finite
+def _restored(
+    kind: type[CustomTransform],
+    sources: Sources,
+    theta_shape: tuple[int, ...],
+    identity: tuple[float, ...],
+    name: str,
+) -> CustomTransform:
+    """A transform from its pickle."""
+    transform = kind.__new__(kind)
+    transform.theta_shape, transform._identity, transform._name = theta_shape, identity, name
+    transform._code = code_of(sources)
+    return transform
 
 
-_TEMPLATE = '''\
-@triton.jit
-def custom_map_KEY(theta, constants, x, y, frame, SAMPLES: tl.constexpr):
-    """A map that was generated from a function of theta, x and y."""
-    x_norm = x * frame[6]
-    y_norm = y * frame[7]
-    {map_body}
-
-
-@triton.jit
-def custom_map_vjp_KEY(theta, x, y, grad_x, grad_y, frame):
-    """Its vector-Jacobian product."""
-    x_norm = x * frame[6]
-    y_norm = y * frame[7]
-    {vjp_body}
-'''
-
-
-@functools.cache
-def kernel_maps(key: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The device functions, map and VJP, of the custom transform whose ``kernel`` is ``key``.
-
-    Raises:
-        LookupError: If no such transform was made in this process.
-    """
-    if key not in _sources:
-        raise LookupError(
-            f"no CustomTransform with the key {key!r} exists in this process; construct the transform (import the"
-            " module that does) before running a program that was compiled or exported with it"
-        )
-    import triton
-    import triton.language as tl
-    from tstn_kernels import functions, maps
-
-    source, name = _sources[key].replace("KEY", key), f"<tstn {key}>"
-    namespace: dict[str, Any] = {name: getattr(functions, name) for name in FUNCTIONS}
-    namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number}
-    namespace["__name__"] = f"tstn.{key}"
-    # Triton reads a function's source by its file's name.
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    exec(compile(source, name, "exec"), namespace)
-    return namespace[f"custom_map_{key}"], namespace[f"custom_map_vjp_{key}"]
-
-
-def _key(source: str) -> str:
-    return f"custom_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-
-
-def _at_all_pixels(fn: MapFunction, theta_dim: int | None) -> Callable[..., tuple[Tensor, Tensor]]:
-    """``fn`` for thetas (M, ...), or with ``theta_dim`` 0 (M, H_out, W_out, ...), and all pixels."""
-
-    # torch.vmap wants a function, with a name; fn may be any callable.
-    def at_pixel(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return fn(theta, x, y)
-
-    in_row = torch.vmap(at_pixel, (theta_dim, 0, None))
-    in_sample = torch.vmap(in_row, (theta_dim, None, 0))
-    return torch.vmap(in_sample, (0, None, None))
+def _generated_and_checked(fn: MapFunction, theta_shape: tuple[int, ...]) -> Sources:
+    sources = generated(fn, theta_shape)
+    # In double precision, in which it was traced, nobody sees that it asks for it.
+    theta = torch.zeros(theta_shape, dtype=torch.float32)
+    try:
+        results = fn(theta, theta.new_tensor(0.5), theta.new_tensor(0.25))
+    except RuntimeError as error:
+        raise ValueError(f"fn must work in float32: {error}") from error
+    for name, result in zip("xy", results, strict=True):
+        # The default dtype is that of numbers in `torch.where(c, 0.1, 0.2)`.
+        if result.dtype not in (theta.dtype, torch.get_default_dtype()):
+            raise ValueError(f"fn must compute in theta's dtype; got {result.dtype} for {name} from {theta.dtype}")
+    return sources
 
 
 def _checked_shape(theta_shape: Sequence[int]) -> tuple[int, ...]:
