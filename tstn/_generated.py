@@ -112,11 +112,15 @@ class Code:
     Attributes:
         sources: What was written.
         key: The same in every process, and different for different maps.
+        functions: The map and its VJP, of theta's numbers and the target's coordinates, element by element in PyTorch.
     """
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.key = f"custom_{hashlib.sha256(sources.triton.encode()).hexdigest()[:16]}"
+        namespace: dict[str, Any] = {"torch": torch}
+        self._run(sources.pytorch, "pytorch", namespace)
+        self.functions = namespace["custom_map"], namespace["custom_map_vjp"]
 
     @functools.cached_property
     def kernel_maps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -129,13 +133,6 @@ class Code:
         namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number}
         self._run(self.sources.triton.replace("KEY", self.key), "triton", namespace)
         return namespace[f"custom_map_{self.key}"], namespace[f"custom_map_vjp_{self.key}"]
-
-    @functools.cached_property
-    def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """The map and its VJP, of theta's numbers and the target's coordinates, element by element in PyTorch."""
-        namespace: dict[str, Any] = {"torch": torch}
-        self._run(self.sources.pytorch, "pytorch", namespace)
-        return namespace["custom_map"], namespace["custom_map_vjp"]
 
     def _run(self, source: str, language: str, namespace: dict[str, Any]) -> None:
         name = f"<tstn {self.key} {language}>"

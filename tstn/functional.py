@@ -9,7 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from tstn import _checks, ops
 from tstn._surroundings import not_scriptable
 from tstn._warp import Operands, Warp
-from tstn.transforms import NAMED, Transform, as_transform
+from tstn.transforms import NAMED, Transform, as_transform, compute_dtype
 
 
 @not_scriptable
@@ -96,6 +96,7 @@ def spatial_transform(
     if input_index is not None:
         _checks.require_input_index(input_index, theta.shape[0], input)
 
+    theta, transform = ops.lowered(theta, transform, input)
     if transform.is_dense:
         numbers, flow = None, theta
     else:
@@ -201,4 +202,5 @@ def sampling_grid(
     if theta.dim() < len(expected) or tuple(theta.shape[theta.dim() - len(expected) :]) != expected:
         trailing = ", ".join(map(str, expected))
         raise ValueError(f"theta must have shape (..., {trailing}); got {_checks.shape(theta)}")
+    theta, transform = transform.lowered(theta, compute_dtype(theta))
     return transform.grid(theta, size, align_corners)

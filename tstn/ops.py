@@ -43,6 +43,14 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
     return _launch.forward(*_launch.call_of(operands, warp))
 
 
+def lowered(theta: Tensor, transform: Transform, input: Tensor) -> tuple[Tensor, Transform]:
+    """``transform.lowered`` for a warp of this input."""
+    if not transform._own_map:
+        return theta, transform
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return transform.lowered(theta, dtype, "torch" if is_transformed() else backend_for(input))
+
+
 def pack(theta: Tensor, transform: Transform, input: Tensor) -> Tensor:
     """``transform.pack`` for a warp of this input; a spline's by one launch where the kernels run."""
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32

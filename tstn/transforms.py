@@ -8,7 +8,7 @@ centres of its outermost pixels (``align_corners=True``). An axis of size 1 has 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,10 +19,27 @@ from tstn import _checks
 
 # Beyond this a coordinate, in pixels or normalised, says nothing about a place in the image: it counts as infinite.
 HUGE = 2.0**31
+# What a class overrides that has a map of its own.
+MAP_METHODS = ("matrix", "coordinates", "pack", "constants")
 
 
-class Transform(ABC):
+class _TransformType(ABCMeta):
+    """Looks at a map that the kernels do not know when a transform is made, not when it is first used."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        transform = super().__call__(*args, **kwargs)
+        if cls._own_map:  # pyright: ignore[reportAttributeAccessIssue]
+            transform._look_at_map()
+        return transform
+
+
+class Transform(metaclass=_TransformType):
     """A family of coordinate maps, parametrised by theta.
+
+    For a map of your own there is :class:`tstn.CustomTransform`. A class derived from a matrix family may also give
+    ``matrix`` (or ``from_matrix``, ``theta_shape``) a meaning of its own: it is warped by its matrices. Any other class
+    that overrides ``coordinates`` or ``pack`` is traced when it is constructed, as a custom transform is; where that
+    cannot be done, only plain PyTorch can warp by it, and the kernels' error says why.
 
     Attributes:
         name: The family's name, for messages; the named families are known to :func:`tstn.spatial_transform` by it.
@@ -31,6 +48,50 @@ class Transform(ABC):
 
     name: ClassVar[str]
     theta_shape: tuple[int, ...]
+    # Whether the map is another one than the built-in family's.
+    _own_map: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.partition(".")[0] != "tstn":
+            cls._own_map = cls._own_map or any(name in cls.__dict__ for name in MAP_METHODS)
+            cls.name = getattr(cls, "name", cls.__name__)
+
+    def _look_at_map(self) -> None:
+        """Have what :meth:`lowered` needs of a map that the kernels do not know."""
+        from tstn.custom import CustomTransform
+
+        def fn(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            numbers = self.pack(theta[None], theta.dtype).to(theta.dtype).flatten(1)
+            u, v = self.coordinates(numbers, x[None], y[None, None])
+            return u.reshape(()), v.reshape(())
+
+        try:
+            traced = CustomTransform(fn, self.theta_shape, self.identity_parameters())
+        except (TypeError, ValueError) as error:
+            traced = f"{type(self).__name__} has a map of its own that cannot be traced: {error}"
+        # Also where a class is frozen.
+        object.__setattr__(self, "_traced", traced)
+
+    def lowered(self, theta: Tensor, dtype: torch.dtype, backend: str = "torch") -> tuple[Tensor, Transform]:
+        """Theta and a transform that the backend knows which are the same map; themselves, but for maps of one's own.
+
+        Args:
+            theta: (..., *theta_shape).
+            dtype: The one that coordinates are computed in.
+            backend: Where the map is to run.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self._own_map:
+            return theta, self
+        traced: Transform | str = self._traced  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(traced, Transform):
+            return theta, traced
+        if backend != "torch":
+            raise ValueError(f"{traced}; warp by it on plain PyTorch, tstn.backend('torch')")
+        return theta, self
 
     @property
     def kernel(self) -> str:
@@ -168,9 +229,30 @@ class MatrixTransform(Transform):
     def identity_parameters(self) -> Tensor:
         return self.from_matrix(torch.eye(3, dtype=torch.float32)).flatten()
 
+    def _look_at_map(self) -> None:
+        pass
+
+    def lowered(self, theta: Tensor, dtype: torch.dtype, backend: str = "torch") -> tuple[Tensor, Transform]:
+        if not self._own_map:
+            return theta, self
+        with torch.autocast(theta.device.type, enabled=False):
+            matrix = self.matrix(theta.to(dtype))
+        lead = theta.shape[: theta.dim() - len(self.theta_shape)]
+        for family in ("affine", "projective"):
+            if tuple(matrix.shape) == (*lead, *NAMED[family].theta_shape):
+                return matrix, NAMED[family]
+        raise ValueError(
+            f"matrix of {type(self).__name__} must return (..., 2, 3) or (..., 3, 3) for theta (..., "
+            f"{', '.join(map(str, self.theta_shape))}); got {_checks.shape(matrix)} for {_checks.shape(theta)}"
+        )
+
     def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
-        """The theta that maps a target point by ``inner`` first and by ``outer`` next; both (..., *theta_shape)."""
-        return self.from_matrix(_square(self.matrix(outer)) @ _square(self.matrix(inner)))
+        """The theta that maps a target point by ``inner`` first and by ``outer`` next; both (..., *theta_shape).
+
+        In float32, or float64 if one of them is, whatever autocast says; so are :meth:`inverse` and :meth:`corners`.
+        """
+        first, second = self._square(inner), self._square(outer)
+        return self.from_matrix(_product(second, first))
 
     def inverse(self, theta: Tensor) -> Tensor:
         """The theta that undoes ``theta``: ``compose(inverse(theta), theta)`` is the identity.
@@ -178,17 +260,24 @@ class MatrixTransform(Transform):
         Raises:
             torch.linalg.LinAlgError: If a matrix is singular.
         """
-        return self.from_matrix(torch.linalg.inv(_square(self.matrix(theta))))
+        matrix = self._square(theta)
+        # Its gradient is a product of matrices, and autocast leaves float64 alone, which MPS does not have.
+        wide = matrix if matrix.device.type == "mps" else matrix.double()
+        return self.from_matrix(torch.linalg.inv(wide).to(matrix.dtype))
 
     def corners(self, theta: Tensor) -> Tensor:
         """The sampled quadrilateral (..., 4, 2) in the input's normalised coordinates.
 
         The images of the target's corners (-1, -1), (1, -1), (1, 1), (-1, 1), in this order.
         """
-        matrix = _square(self.matrix(theta))
+        matrix = self._square(theta)
         target = matrix.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
-        source = target @ matrix.mT
+        source = _product(target, matrix.mT)
         return source[..., :2] / source[..., 2:]
+
+    def _square(self, theta: Tensor) -> Tensor:
+        """The matrices (..., 3, 3) of theta, at least in float32."""
+        return _square(self.matrix(theta.to(compute_dtype(theta))))
 
     def source_pixels(
         self, numbers: Tensor, size: tuple[int, int], input_size: tuple[int, int], align_corners: bool
@@ -230,6 +319,11 @@ def _divided(u: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     seen = (x.abs() < HUGE) & (y.abs() < HUGE)
     safe = torch.where(seen, w, 1.0)
     return torch.where(seen, u / safe, x), torch.where(seen, v / safe, y)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of small matrices (..., i, k) and (..., k, j), by operators that autocast leaves in their dtype."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
 def _square(matrix: Tensor) -> Tensor:
@@ -341,6 +435,14 @@ class DenseTransform(Transform):
     """
 
     theta_shape = (-1, -1, 2)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls._own_map:
+            raise TypeError(
+                f"{cls.__name__} cannot change what a field means: the kernels know displacements and coordinates only."
+                " Write a CustomTransform, to which a field can be added by flow="
+            )
 
     def identity_parameters(self) -> Tensor:
         raise ValueError(f"{self!r} has no fixed number of parameters; its identity depends on the output's size")
