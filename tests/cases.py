@@ -209,7 +209,7 @@ def tiles(case: Case) -> Iterator[None]:
 
 
 def _forget_plans() -> None:
-    _plan.call.cache_clear()
+    _plan.forget()
 
 
 @contextmanager

@@ -129,6 +129,10 @@ class Code:
         import triton.language as tl
         from tstn_kernels import functions, maps
 
+        from tstn import _plan
+
+        # Plans hold what is made here.
+        weakref.finalize(self, _plan.forget, self.key)
         namespace: dict[str, Any] = {name: getattr(functions, name) for name in FUNCTIONS}
         namespace |= {"triton": triton, "tl": tl, "theta_number": maps.theta_number}
         self._run(self.sources.triton.replace("KEY", self.key), "triton", namespace)

@@ -25,7 +25,7 @@ INT32_MAX = 2**31 - 1
 FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
 # Rows and samples of spline_product_kernel.
 PRODUCT = {"BLOCK_ROWS": 32, "BLOCK_M": 16}
-# Calls of different shapes whose plans are kept.
+# Calls of different shapes whose plans are kept, for each coordinate map.
 PLANS = 1024
 
 
@@ -147,7 +147,23 @@ class Call:
         return plan
 
 
-call = lru_cache(maxsize=PLANS)(Call)
+_calls: dict[str, Callable[[Layouts, Warp], Call]] = {}
+
+
+def call(operands: Layouts, warp: Warp) -> Call:
+    """The plans for such calls; those of one coordinate map are kept together."""
+    calls = _calls.get(warp.kernel)
+    if calls is None:
+        calls = _calls[warp.kernel] = lru_cache(maxsize=PLANS)(Call)
+    return calls(operands, warp)
+
+
+def forget(kernel: str | None = None) -> None:
+    """Drop the plans of a coordinate map that there will be no more, or of all."""
+    if kernel is None:
+        _calls.clear()
+    else:
+        _calls.pop(kernel, None)
 
 
 def _forward(operands: Layouts, warp: Warp) -> Step:
