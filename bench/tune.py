@@ -31,7 +31,7 @@ from bench.config_rows import Numbers, neighbours, rewritten, rows
 from bench.peers import TSTN, check
 from bench.timing import gpu_seconds
 from bench.workloads import WORKLOADS, ZOOMS, Problem, Workload
-from tstn import _configs
+from tstn import _configs, _plan
 
 TABLE = Path(_configs.__file__)
 # A candidate has to be faster by this much.
@@ -203,6 +203,7 @@ def _change(row: Any, numbers: Numbers) -> None:
 
 def forget_plans() -> None:
     """Empty whatever the library keeps from one call to the next."""
+    _plan.forget()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "tstn":
             for value in list(vars(module).values()):

@@ -22,8 +22,8 @@ def _fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
 def _typed(binary_op: Callable[..., Any], truth: Any) -> Callable[..., Any]:
     """A binary operation whose truth values are known as such.
 
-    The interpreter gives a comparison's result the type of what was compared. Where Triton 3.9 spreads such a scalar over
-    a block it then makes whole numbers of it, and refuses them as a mask.
+    The interpreter gives a comparison's result the type of what was compared. Where Triton 3.9 spreads such a scalar
+    over a block it then makes whole numbers of it, and refuses them as a mask.
     """
 
     def typed(builder: Any, x: Any, y: Any, operation: Any) -> Any:

@@ -74,12 +74,99 @@ def test_spatial_transform(place, arguments, options, error, match):
         (None, TypeError, "grid must be a torch.Tensor; got NoneType"),
         (torch.rand(2, 4, 5, 3), ValueError, r"grid must have shape \(M, H_out, W_out, 2\); got \(2, 4, 5, 3\)"),
         (torch.rand(4, 5, 2), ValueError, r"grid must have shape \(M, H_out, W_out, 2\); got \(4, 5, 2\)"),
-        (torch.rand(3, 4, 5, 2), ValueError, "theta must have one entry per input"),
+        (torch.rand(3, 4, 5, 2), ValueError, r"grid must have one entry per input, N = 2, .*got \(3, 4, 5, 2\)"),
+        (torch.rand(2, 4, 5, 2, device="meta"), ValueError, "grid must be on the input's device, cpu; got meta"),
+        (torch.ones(2, 4, 5, 2).int(), TypeError, "grid must have a floating dtype; got torch.int32"),
     ],
 )
-def test_grid_sample(grid, error, match):
+def test_grid_sample(place, grid, error, match):
     with pytest.raises(error, match=match):
         tstn.grid_sample(X, grid)
+
+
+def test_grid_sample_options():
+    grid = torch.rand(2, 4, 5, 2)
+    for options, error, match in (
+        ({"mode": "cubic"}, ValueError, "mode must be one of"),
+        ({"padding_mode": "wrap"}, ValueError, "padding_mode must be one of"),
+        ({"align_corners": 1}, TypeError, "align_corners must be a bool; got int"),
+    ):
+        with pytest.raises(error, match=match):
+            tstn.grid_sample(X, grid, **options)
+
+
+DENSE = {
+    "input": torch.rand(2, 3, 4, 5),
+    "theta": THETA,
+    "grid": torch.rand(2, 4, 5, 2),
+    "flow": torch.rand(2, 4, 5, 2),
+    "fill_value": torch.rand(3),
+    "input_index": torch.tensor([1, 0]),
+}
+FLOATING = ("input", "theta", "grid", "flow", "fill_value")
+# How to make a tensor of another form, what to write instead, and for which arguments there is such a tensor.
+FORMS = {
+    "coo": (lambda t: t.to_sparse(), "{name}.to_dense()", DENSE),
+    "csr": (lambda t: t.flatten(1).to_sparse_csr(), "{name}.to_dense()", ("input", "theta", "grid", "flow")),
+    "mkldnn": (lambda t: t.to_mkldnn(), "{name}.to_dense()", FLOATING),
+    "nested": (lambda t: torch.nested.nested_tensor(list(t)), "torch.nested.to_padded_tensor({name}, 0.0)", DENSE),
+    "jagged": (
+        lambda t: torch.nested.nested_tensor(list(t), layout=torch.jagged),
+        "torch.nested.to_padded_tensor({name}, 0.0)",
+        ("input", "theta", "grid", "flow"),
+    ),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8), "{name}.dequantize()", FLOATING),
+    "complex": (lambda t: t.to(torch.complex64), "{name}.real", FLOATING),
+}
+
+
+# PyTorch says so itself of sparse, nested and quantised tensors.
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*")
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization.*")
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form in FORMS for name in FORMS[form][2]])
+def test_tensors_of_another_form_are_named(place, form, name):
+    convert, advice, _ = FORMS[form]
+    tensor = convert(DENSE[name])
+    call = tstn.grid_sample if name == "grid" else tstn.spatial_transform
+    arguments = {"input": X, name: tensor} if name == "grid" else {"input": X, "theta": THETA, name: tensor}
+    with pytest.raises(TypeError) as caught:
+        call(**arguments)
+    assert str(caught.value).startswith(f"{name} must ")
+    assert advice.format(name=name) in str(caught.value)
+    if name == "input":
+        with pytest.raises(TypeError, match=r"^input must "):
+            tstn.grid_sample(tensor, DENSE["grid"])
+    if name == "theta":
+        with pytest.raises(TypeError, match=r"^theta must "):
+            tstn.sampling_grid(tensor, "affine", (3, 4))
+
+
+def test_numpys_numbers_are_numbers(place):
+    np = pytest.importorskip("numpy")
+    x, theta = X.to(place.device), THETA.to(place.device) * 0.5 + 0.3
+    expected = tstn.spatial_transform(x, theta, size=(3, 6), fill_value=0.25)
+    for whole, real in ((np.int64, np.float32), (np.uint8, np.float64), (np.int32, np.float16)):
+        size = (whole(3), whole(6))
+        assert torch.equal(tstn.spatial_transform(x, theta, size=size, fill_value=real(0.25)), expected)
+        assert torch.equal(tstn.spatial_transform(x, theta, size=list(size), fill_value=real(0.25)), expected)
+        grid = tstn.sampling_grid(theta, "affine", size)
+        assert grid.shape == (2, 3, 6, 2)
+        localization = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 12))
+        stn = tstn.SpatialTransformer(localization, size=size, num_heads=whole(2), fill_value=real(0.25))
+        assert [type(n) for n in (*(stn.size or ()), stn.num_heads, stn.fill_value)] == [int, int, int, float]
+        assert stn.to(place.device)(x).shape == (2, 2, 3, 3, 6)
+        spline = tstn.ThinPlateSpline((whole(4), 4), regularization=real(0.5))
+        assert spline == tstn.ThinPlateSpline((4, 4), regularization=0.5)
+        assert repr(spline) == "ThinPlateSpline(points=(4, 4), regularization=0.5)"
+        custom = tstn.CustomTransform(tstn.examples.brown_conrady, (whole(4),), (0.0,) * 4)
+        assert [type(n) for n in custom.theta_shape] == [int]
+    whole = tstn.spatial_transform(x, theta, size=(3, 6), fill_value=np.int64(1))
+    assert torch.equal(whole, tstn.spatial_transform(x, theta, size=(3, 6), fill_value=1.0))
+    for options in ({"size": (np.bool_(True), 6)}, {"size": (np.float32(3), 6)}, {"fill_value": np.bool_(True)}):
+        with pytest.raises(TypeError, match="must"):
+            tstn.spatial_transform(x, theta, **options)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def test_is_a_drop_in(place, compiled, mode, padding_mode, align_corners):
         torch.testing.assert_close(a.cpu(), e, rtol=1e-10, atol=1e-10)
 
 
+def test_align_corners_none_is_false(place):
+    """As ``F.grid_sample`` has it, whose default is None."""
+    x, grid = torch.rand(2, 3, 6, 7, device=place.device), torch.rand(2, 4, 5, 2, device=place.device)
+    expected = tstn.grid_sample(x, grid, align_corners=False)
+    assert torch.equal(tstn.grid_sample(x, grid, "bilinear", "zeros", None), expected)
+    assert torch.equal(tstn.grid_sample(x, grid), expected)
+
+
 def test_half_images_with_float32_grids(place):
     cases.check(Case(transform="grid", dtype=torch.float16, theta_dtype=torch.float32), place.device)
 

@@ -156,7 +156,9 @@ def choose(work: Work) -> Config:
     if work.bicubic and work.kind == "carried" and work.channels >= 4:
         return CARRIED_SINGLE_4
     if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
-        return (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
+        row = (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
+        # With a fill's share of the slopes beside it, too much for the compiler left to itself.
+        return replace(row, maxnreg=128) if work.laden and work.bicubic and work.kind == "theta" else row
     if work.kind == "gather":
         # Many channels' addresses of 64 bits would take all registers there are.
         if work.channels >= 8 and not work.far:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -135,13 +136,14 @@ def _checked_shape(theta_shape: Sequence[int]) -> tuple[int, ...]:
     if isinstance(theta_shape, (str, Tensor)) or not isinstance(theta_shape, Sequence):
         raise TypeError(f"theta_shape must be a tuple of integers; got {theta_shape!r}")
     for size in theta_shape:
-        if isinstance(size, bool) or not isinstance(size, int):
+        if isinstance(size, bool) or not isinstance(size, Integral):
             raise TypeError(f"theta_shape must be a tuple of integers; got {theta_shape!r}")
+    theta_shape = tuple(map(int, theta_shape))
     if not theta_shape or min(theta_shape) < 1:
-        raise ValueError(f"theta_shape must have at least one dimension, all positive; got {tuple(theta_shape)}")
+        raise ValueError(f"theta_shape must have at least one dimension, all positive; got {theta_shape}")
     if math.prod(theta_shape) > MAX_NUMBERS:
-        raise ValueError(f"theta_shape must have at most {MAX_NUMBERS} numbers; got {tuple(theta_shape)}")
-    return tuple(theta_shape)
+        raise ValueError(f"theta_shape must have at most {MAX_NUMBERS} numbers; got {theta_shape}")
+    return theta_shape
 
 
 def _checked_identity(identity: Sequence[Any] | Tensor, theta_shape: tuple[int, ...]) -> tuple[float, ...]:

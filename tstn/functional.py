@@ -11,6 +11,8 @@ from tstn._surroundings import not_scriptable
 from tstn._warp import Operands, Warp
 from tstn.transforms import NAMED, Transform, as_transform, compute_dtype
 
+GRID = NAMED["grid"]
+
 
 @not_scriptable
 def spatial_transform(
@@ -80,21 +82,26 @@ def spatial_transform(
             input_index=input_index,
             flow=flow,
         )
-    _checks.require_image(input)
-    transform = as_transform(transform)
-    size = (input.shape[2], input.shape[3]) if size is None else _checks.require_size(size)
-    _checks.require_option("mode", mode, _checks.MODES)
-    _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
-    _checks.require_bool("align_corners", align_corners)
-    _checks.require_fill(fill_value, padding_mode, input)
-    views = _checks.require_theta(theta, transform.shape_for(size), input, input_index)
-    if flow is not None:
-        _checks.require_flow(flow, theta, size, transform)
-    if views is not None:
-        theta = theta.flatten(0, 1)
-        flow = None if flow is None else flow.flatten(0, 1)
-    if input_index is not None:
-        _checks.require_input_index(input_index, theta.shape[0], input)
+    try:
+        _checks.require_image(input)
+        transform = as_transform(transform)
+        size = (input.shape[2], input.shape[3]) if size is None else _checks.require_size(size)
+        _checks.require_option("mode", mode, _checks.MODES)
+        _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
+        _checks.require_bool("align_corners", align_corners)
+        _checks.require_fill(fill_value, padding_mode, input)
+        views = _checks.require_theta(theta, transform.shape_for(size), input, input_index)
+        if flow is not None:
+            _checks.require_flow(flow, theta, size, transform)
+        if views is not None:
+            theta = theta.flatten(0, 1)
+            flow = None if flow is None else flow.flatten(0, 1)
+        if input_index is not None:
+            _checks.require_input_index(input_index, theta.shape[0], input)
+    # A nested tensor has no shape; to ask each for it costs more than to find out by the error.
+    except RuntimeError:
+        _checks.require_not_nested(input=input, theta=theta, fill_value=fill_value, flow=flow, input_index=input_index)
+        raise
 
     theta, transform = ops.lowered(theta, transform, input)
     if transform.is_dense:
@@ -128,7 +135,7 @@ def grid_sample(
     grid: Tensor,
     mode: str = "bilinear",
     padding_mode: str = "zeros",
-    align_corners: bool = False,
+    align_corners: bool | None = None,
 ) -> Tensor:
     """Drop-in for :func:`torch.nn.functional.grid_sample` on images (N, C, H, W).
 
@@ -143,7 +150,8 @@ def grid_sample(
         grid: (M, H_out, W_out, 2), normalised source coordinates (x, y), any floating dtype; M == N or N == 1.
         mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
         padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``.
-        align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges.
+        align_corners: Whether -1 and 1 are the centres of the outermost pixels instead of their outer edges. None is
+            False, as in PyTorch.
 
     Returns:
         (M, C, H_out, W_out).
@@ -155,18 +163,18 @@ def grid_sample(
     if has_torch_function_variadic(input, grid):
         options = (mode, padding_mode, align_corners)
         return handle_torch_function(grid_sample, (input, grid), input, grid, *options)
-    _checks.require_tensor("grid", grid)
-    if grid.dim() != 4 or grid.shape[-1] != 2:
-        raise ValueError(f"grid must have shape (M, H_out, W_out, 2); got {_checks.shape(grid)}")
-    return spatial_transform(
-        input,
-        grid,
-        NAMED["grid"],
-        (grid.shape[1], grid.shape[2]),
-        mode=mode,
-        padding_mode=padding_mode,
-        align_corners=align_corners,
-    )
+    align_corners = False if align_corners is None else align_corners
+    try:
+        _checks.require_image(input)
+        _checks.require_grid(grid, input)
+    except RuntimeError:
+        _checks.require_not_nested(input=input, grid=grid)
+        raise
+    _checks.require_option("mode", mode, _checks.MODES)
+    _checks.require_option("padding_mode", padding_mode, _checks.PADDING_MODES)
+    _checks.require_bool("align_corners", align_corners)
+    warp = Warp(GRID.kernel, (grid.shape[1], grid.shape[2]), mode, padding_mode, align_corners)
+    return ops.spatial_transform(Operands(input, None, grid, None, None, None), GRID, warp)
 
 
 @not_scriptable
@@ -196,6 +204,7 @@ def sampling_grid(
     transform = as_transform(transform)
     size = _checks.require_size(size)
     _checks.require_bool("align_corners", align_corners)
+    _checks.require_not_nested(theta=theta)
     _checks.require_tensor("theta", theta)
     _checks.require_floating("theta", theta)
     expected = transform.shape_for(size)

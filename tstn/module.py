@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 from torch import Tensor, nn
@@ -151,7 +152,7 @@ class SpatialTransformer(nn.Module):
             # A buffer follows the module to its device; it is a setting, not a weight.
             self.register_buffer("fill_value", fill_value, persistent=False)
         else:
-            self.fill_value = fill_value
+            self.fill_value = _checks.plain_number(fill_value) if isinstance(fill_value, Real) else fill_value
 
         layer = _checked_output_layer(output_layer, localization)
         if layer is not None:

@@ -53,8 +53,9 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp, ever
 
 
 def _seen_fill(fill: Tensor | None, x: Tensor, y: Tensor, operands: Operands, warp: Warp) -> Tensor | float:
-    """The fill as each pixel sees it, looking at (x, y) in input pixels: 0 in place of NaN and infinity wherever
-    nothing is missing of the footprint.
+    """The fill as each pixel sees it that looks at (x, y), in input pixels.
+
+    Where nothing is missing of the footprint that is 0 in place of NaN and infinity.
     """
     if fill is None and math.isfinite(warp.fill_value):
         return warp.fill_value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import FrozenInstanceError
+from numbers import Integral, Real
 from typing import ClassVar, NamedTuple, NoReturn, cast
 from weakref import WeakValueDictionary
 
@@ -64,10 +65,11 @@ class ThinPlateSpline(Transform):
     _spline: _Spline
 
     def __init__(self, points: object = (4, 4), regularization: float = 0.0):
-        if isinstance(regularization, bool) or not isinstance(regularization, (int, float)):
+        if isinstance(regularization, bool) or not isinstance(regularization, Real):
             raise TypeError(f"regularization must be a number; got {type(regularization).__name__}")
         if not (math.isfinite(regularization) and regularization >= 0):
             raise ValueError(f"regularization must be finite and not negative; got {regularization}")
+        regularization = _checks.plain_number(regularization)
         lattice = _as_lattice(points)
         spline = aside(lambda: _solved(_lattice_points(*lattice) if lattice else points, float(regularization)))
         for name, value in (
@@ -289,11 +291,13 @@ def _lattice_points(rows: int, cols: int) -> list[list[float]]:
 
 def _as_lattice(points: object) -> tuple[int, int] | None:
     """(rows, cols) if that is what ``points`` is."""
-    if not isinstance(points, (tuple, list)) or len(points) != 2 or not all(isinstance(n, int) for n in points):
+    if not isinstance(points, (tuple, list)) or len(points) != 2:
         return None
-    rows, cols = points
-    if isinstance(rows, bool) or isinstance(cols, bool):
+    if not all(isinstance(n, Integral) for n in points):
+        return None
+    if any(isinstance(n, bool) for n in points):
         raise TypeError(f"points must be (rows, cols) or K points (x, y); got {points}")
+    rows, cols = map(int, points)
     if rows < 2 or cols < 2:
         raise ValueError(f"points must have at least 2 rows and 2 columns; got {points}")
     return rows, cols

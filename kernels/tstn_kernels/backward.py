@@ -220,9 +220,6 @@ def sample_backward_kernel(
                 covered_x = covered_weight(first_x, past_x, W, TAPS, MODE)
                 covered_y = covered_weight(first_y, past_y, H, TAPS, MODE)
                 missing = over_channels(1.0 - covered_x * covered_y, CHANNELS_LAST)
-            if FILL != "none" and (THETA_GRAD or FLOW_GRAD):
-                whole = lies_inside(first_x, past_x, W, TAPS, MODE) & lies_inside(first_y, past_y, H, TAPS, MODE)
-                whole = over_channels(whole, CHANNELS_LAST)
             grad_x = tl.zeros((in_tile & (channel_block(0, in_tile, CHANNELS_LAST, BLOCK_C) >= 0)).shape, DTYPE)
             grad_y = tl.zeros(grad_x.shape, DTYPE)
             for channel_start in range(run_start, run_end, BLOCK_C):
@@ -233,6 +230,15 @@ def sample_backward_kernel(
                     mask = in_tile & (c + channel < C) if PART_BLOCKS else in_tile
                     at_c = grad_output_at + (c + channel).to(OFFSET) * grad_output_stride_c
                     grads = grads + (tl.load(at_c, mask=mask, other=0.0).to(DTYPE),)
+                if FILL != "none" and (THETA_GRAD or FLOW_GRAD):
+                    whole = lies_inside(first_x, past_x, W, TAPS, MODE) & lies_inside(first_y, past_y, H, TAPS, MODE)
+                    whole = over_channels(whole, CHANNELS_LAST)
+                    bases = ()
+                    for channel in tl.static_range(UNROLL):
+                        slope = grads[channel] * slope_of_fill(fills[channel], whole)
+                        grad_x += slope
+                        grad_y += slope
+                        bases = bases + (slopes_base(fills[channel]),)
                 for rows in range(0, TAPS, ROWS):
                     # First what is read, then what is added: an addition in between would hold up the reads after it.
                     if THETA_GRAD or FLOW_GRAD:
@@ -250,7 +256,7 @@ def sample_backward_kernel(
                                 if FILL != "none":
                                     # The slopes add up to zero: measured from the fill, taps outside add exactly
                                     # nothing.
-                                    value = tl.where(mask, value - slopes_base(fills[channel]), 0.0)
+                                    value = tl.where(mask, value - bases[channel], 0.0)
                                 grad_weight += value * grads[channel]
                             slopes_x = tap_slope(past_x, i, MODE) * tap_weight(past_y, j, MODE)
                             slopes_y = tap_weight(past_x, i, MODE) * tap_slope(past_y, j, MODE)
@@ -274,11 +280,6 @@ def sample_backward_kernel(
                                     sums_ptr = grad_input_fixed_ptr + N
                                     scale = (exponent, limb_stride, count_bits)
                                     add_fixed(sums_ptr, grad_input_ptr, into_c, addend, mask, scale, DTYPE)
-                if FILL != "none" and (THETA_GRAD or FLOW_GRAD):
-                    for channel in tl.static_range(UNROLL):
-                        slope = grads[channel] * slope_of_fill(fills[channel], whole)
-                        grad_x += slope
-                        grad_y += slope
                 if FILL_GRAD:
                     for channel in tl.static_range(UNROLL):
                         # In NCHW every lane has the same channel, which the first stands for.
