@@ -164,6 +164,9 @@ class Code:
         return torch.where(seen, u, u.detach()), torch.where(seen, v, v.detach())
 
     def _at(self, theta: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.jit.is_tracing():
+            # A trace cannot hold a Function.
+            return self.map(theta, x, y)
         if not torch.compiler.is_compiling():
             return _MapWithTangents.apply(self, x, y, *theta)
         # The compiler follows neither a Function with tangents of its own nor one under torch.func.

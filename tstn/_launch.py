@@ -106,13 +106,24 @@ def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands, float]:
 
 
 def readable(operands: Operands) -> Operands:
-    """The operands as the kernels read them: no pending negation, and one entry after the other in an index."""
+    """The operands as the kernels read them.
+
+    No negation is pending, the numbers of one theta lie evenly, and the entries of an index one after the other.
+    """
     for tensor in operands:
         if tensor is not None and tensor.is_neg():
             operands = Operands(*(t if t is None else t.resolve_neg() for t in operands))  # pyright: ignore
             break
-    index = operands.input_index
+    theta, index = operands.theta, operands.input_index
+    if theta is not None and not theta.is_contiguous() and not _lies_evenly(theta):
+        operands = operands._replace(theta=theta.contiguous())
     return operands if index is None else operands._replace(input_index=index.contiguous())
+
+
+def _lies_evenly(theta: Tensor) -> bool:
+    """Whether one stride leads from each number of a theta (M, *P) to the next."""
+    shape, stride = theta.shape[2:], theta.stride()[1:]
+    return all(step == size * inner for step, size, inner in zip(stride, shape, stride[1:], strict=False))
 
 
 def forward(call: Call, operands: Operands, fill_value: float) -> Tensor:
@@ -189,8 +200,8 @@ def empty_gradients(
 def spline_product(out: Tensor, vectors: Tensor, matrix: Tensor, centres: Tensor | None) -> Tensor:
     """``out`` (M, rows, 2), filled with matrix (rows, columns) @ (vectors (M, columns, 2) - centres (columns, 2))."""
     if out.numel():
-        step = _plan.spline_product(*map(_plan.layout, (out, vectors, matrix)), centres is not None)
         vectors = vectors.resolve_neg()
+        step = _plan.spline_product(*map(_plan.layout, (out, vectors, matrix)), centres is not None)
         Launch(step, (out, vectors, matrix, matrix if centres is None else centres)).run(out.device)
     return out
 

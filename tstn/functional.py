@@ -108,9 +108,6 @@ def spatial_transform(
         numbers, flow = None, theta
     else:
         numbers = ops.pack(theta, transform, input)
-        if numbers.dim() > 2 and not numbers.is_contiguous():
-            # The kernels take one stride between the numbers of a theta.
-            numbers = numbers.flatten(1)
     fill, constant = _fill(fill_value, input)
     operands = Operands(input, numbers, flow, fill, input_index, transform.constants(input.device))
     warp = Warp(transform.kernel, size, mode, padding_mode, align_corners, constant)

@@ -23,10 +23,7 @@ from tstn.transforms import Transform
 
 
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> Tensor:
-    """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out).
-
-    The numbers of one theta lie evenly in memory.
-    """
+    """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out)."""
     compiling = torch.compiler.is_compiling()
     if not compiling and not is_plain(*operands):
         operands = Operands(*map(as_plain, operands))  # pyright: ignore[reportArgumentType]
