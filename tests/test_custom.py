@@ -7,7 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -242,6 +242,58 @@ def test_tracing_ignores_the_surroundings() -> None:
         return t.sum()
 
     torch.func.vmap(torch.func.grad(key_of_another))(torch.ones(2, 2))
+
+
+@pytest.fixture
+def double_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+MAKERS: dict[str, Callable[[], tstn.Transform]] = {
+    "lens": lens_distortion,
+    "polar": polar,
+    "log_polar": partial(polar, logarithmic=True),
+    "moebius": moebius,
+    "swirl": partial(CustomTransform, swirl, (2,), (0.0, 1.0)),
+    "spline": partial(tstn.ThinPlateSpline, (3, 4), 0.1),
+}
+
+
+def results_of(transform: tstn.Transform, device: str) -> list[Tensor]:
+    """Output, gradients and grid for float32 operands."""
+    start = transform.identity_parameters().view(transform.theta_shape)
+    theta = (start + torch.linspace(0, 0.1, start.numel(), dtype=torch.float32).view_as(start))[None].to(device)
+    image = torch.linspace(-1, 1, 60, dtype=torch.float32).sin().view(1, 2, 5, 6).to(device)
+    image.requires_grad_(), theta.requires_grad_()
+    out = tstn.spatial_transform(image, theta, transform, (4, 7))
+    return [out, *torch.autograd.grad(out.square().sum(), (image, theta)), transform.grid(theta, (4, 7))]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_default_dtype_does_not_matter(name: str, place: Place, request: pytest.FixtureRequest) -> None:
+    expected = MAKERS[name]()
+    true = results_of(expected, place.device)
+    request.getfixturevalue("double_by_default")
+    transform = MAKERS[name]()
+    assert (transform, transform.kernel) == (expected, expected.kernel)
+    for found, wanted in zip(results_of(transform, place.device), true, strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted)
+
+
+def with_numbers_of_the_default_dtype(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x * theta[0] + torch.where(x > 0, 0.1, 0.7), y + torch.tensor(0.3)
+
+
+def test_numbers_of_the_default_dtype(place: Place, request: pytest.FixtureRequest) -> None:
+    transform = CustomTransform(with_numbers_of_the_default_dtype, (1,), (1.0,))
+    true = results_of(transform, place.device)
+    request.getfixturevalue("double_by_default")
+    for made in (transform, CustomTransform(with_numbers_of_the_default_dtype, (1,), (1.0,))):
+        for found, wanted in zip(results_of(made, place.device), true, strict=True):
+            torch.testing.assert_close(found, wanted)
 
 
 def test_examples_at_identity() -> None:

@@ -619,7 +619,7 @@ def test_make_fx_holds_the_op(place, tracing_mode):
     close(graph(*other, index), step(*other, index))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # PyTorch's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_autograd_over_an_eager_forward(place):
     from torch._dynamo import compiled_autograd
 

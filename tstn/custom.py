@@ -24,7 +24,7 @@ class CustomTransform(Transform):
     ``fn(theta, x, y)`` is ordinary PyTorch, written as if for one pixel of one sample: ``theta`` has shape
     ``theta_shape``, ``x`` and ``y`` have shape (), and it returns a pair of tensors of shape (). It is traced once,
     here; its vector-Jacobian product is derived, and both become part of the sampling kernels, so that no grid is
-    written. On devices without kernels, and for derivatives of higher order, ``fn`` itself runs, by ``torch.vmap``.
+    written. Devices without kernels, and derivatives of higher order, have the same code in PyTorch.
 
     Convention:
         Target to source: ``x, y`` are an output pixel's normalised coordinates in [-1, 1], the result is where in
@@ -41,7 +41,8 @@ class CustomTransform(Transform):
     What ``fn`` may do: elementwise functions, comparisons, ``torch.where``, and to theta also indexing, reshaping,
     stacking, sums and matrix products. It must not branch on values in Python, draw random numbers or change its
     arguments. It has to follow theta's dtype: make constants from Python numbers or by ``theta.new_tensor``.
-    Numbers and small tensors that it reads from elsewhere are constants from here on. As everywhere in PyTorch,
+    Numbers and small tensors that it reads from elsewhere, globals, closures, attributes, are what they are now, on
+    every backend, in copies and in pickles: what is to change belongs into theta. As everywhere in PyTorch,
     derivatives that are infinite or NaN at some pixel (``sqrt`` at 0) spoil theta's gradient: keep away by
     ``torch.where`` on the argument.
 
