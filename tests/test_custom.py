@@ -266,7 +266,8 @@ def results_of(transform: tstn.Transform, device: str) -> list[Tensor]:
     start = transform.identity_parameters().view(transform.theta_shape)
     theta = (start + torch.linspace(0, 0.1, start.numel(), dtype=torch.float32).view_as(start))[None].to(device)
     image = torch.linspace(-1, 1, 60, dtype=torch.float32).sin().view(1, 2, 5, 6).to(device)
-    image.requires_grad_(), theta.requires_grad_()
+    image.requires_grad_()
+    theta.requires_grad_()
     out = tstn.spatial_transform(image, theta, transform, (4, 7))
     return [out, *torch.autograd.grad(out.square().sum(), (image, theta)), transform.grid(theta, (4, 7))]
 

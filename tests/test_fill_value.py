@@ -35,7 +35,7 @@ def test_only_what_is_missing_is_filled(place, shift, mode, fill, kind, channels
     x = torch.randn(1, 3, *SIZE, dtype=torch.float64, device=place.device)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    theta = shifted(*shift, place.device)
+    theta = shifted(shift[0], shift[1], place.device)
     value = torch.tensor([1.0, fill, -2.0], dtype=torch.float64, device=place.device) if kind == "tensor" else fill
     out = tstn.spatial_transform(x, theta, "translation", mode=mode, fill_value=value).cpu()
     inside = F.grid_sample(x.cpu(), tstn.sampling_grid(theta, "translation", SIZE).cpu(), mode, align_corners=False)
@@ -57,7 +57,7 @@ def test_gradients_of_what_lies_inside(place, mode, fill):
 
     def grads(**options):
         leaves = [t.clone().requires_grad_() for t in (x, theta)]
-        out = tstn.spatial_transform(*leaves, "affine", (4, 4), mode=mode, **options)
+        out = tstn.spatial_transform(leaves[0], leaves[1], "affine", (4, 4), mode=mode, **options)
         return [out.detach(), *torch.autograd.grad(out.sin().sum(), leaves)]
 
     for options in ({"fill_value": fill}, {"fill_value": torch.full((2,), fill, dtype=x.dtype, device=place.device)}):

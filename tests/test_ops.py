@@ -162,7 +162,7 @@ def test_a_compiled_function_never_drops_a_tangent(place):
     compiled(theta)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(theta, tangent)
-        refusal = ""
+        refusal, found = "", None
         try:
             found = torch.autograd.forward_ad.unpack_dual(compiled(dual)).tangent
         except torch._dynamo.exc.Unsupported as error:

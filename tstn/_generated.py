@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tstn._expressions import FUNCTIONS, PYTORCH, TAME, TRITON, Expression, Expressions, needed, statements
 from tstn._lowering import Elements, lowered
-from tstn._surroundings import is_transformed
+from tstn._surroundings import is_traced, is_transformed
 from tstn._tracing import MapFunction, traced
 from tstn.transforms import HUGE
 
@@ -164,11 +164,8 @@ class Code:
         return torch.where(seen, u, u.detach()), torch.where(seen, v, v.detach())
 
     def _at(self, theta: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.jit.is_tracing():
-            # A trace cannot hold a Function.
-            return self.map(theta, x, y)
         if not torch.compiler.is_compiling():
-            return _MapWithTangents.apply(self, x, y, *theta)
+            return self.map(theta, x, y) if is_traced() else _MapWithTangents.apply(self, x, y, *theta)
         # The compiler follows neither a Function with tangents of its own nor one under torch.func.
         if is_transformed() or not torch.is_grad_enabled() or not theta[0].requires_grad:
             return self.map(theta, x, y)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tstn._derivatives import gradients
+from tstn._surroundings import is_traced
 
 # Keys' parameter of cubic convolution (1981), as ATen has it.
 CUBIC_A = -0.75
@@ -22,7 +23,7 @@ ATEN_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
 def grid_sample(source: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """``F.grid_sample``, fast, with derivatives in reverse mode of any order."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or is_traced():
         return F.grid_sample(source, grid, mode, padding_mode, align_corners)
     return _GridSample.apply(source, grid, mode, padding_mode, align_corners)
 

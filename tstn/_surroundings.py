@@ -10,12 +10,18 @@ from torch.autograd import forward_ad
 
 # Types of tensors that have memory which a kernel can read.
 PLAIN = (Tensor, torch.nn.Parameter)
+_DISPATCH = "__torch_dispatch__"
 _VMAP_OF_AUTOGRAD = torch._C._dispatch_key_parse("VmapMode")
 
 
 def is_transformed() -> bool:
     """Whether torch.func or forward-mode AD is at work, which PyTorch's own operators know how to follow."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Whether TorchScript records a trace, which can hold no autograd Function."""
+    return torch._C._get_tracing_state() is not None
 
 
 def is_batched() -> bool:
@@ -34,7 +40,7 @@ def may_read_values(tensor: Tensor) -> bool:
     """Whether the tensor's values are there to be looked at, and looking does not disturb anybody."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return type(tensor) in PLAIN and not is_dispatched() and torch._C._get_tracing_state() is None
+    return type(tensor) in PLAIN and not is_dispatched() and not is_traced()
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
@@ -44,7 +50,7 @@ def is_plain(*tensors: Tensor | None) -> bool:
 
 def as_plain(tensor: Tensor | None) -> Tensor | None:
     """A subclass that only overrides functions, as torchvision's, as a plain tensor of the same memory and graph."""
-    if tensor is None or type(tensor) in PLAIN or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if tensor is None or type(tensor) in PLAIN or getattr(type(tensor), _DISPATCH) is not getattr(Tensor, _DISPATCH):
         return tensor
     return tensor.as_subclass(Tensor)
 

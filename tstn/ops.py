@@ -117,10 +117,9 @@ class _SpatialTransform(torch.autograd.Function):
         operands, transform, warp = Operands(*ctx.saved_tensors), ctx.transform, ctx.warp
         if _is_watched():
 
-            def warped(*separate: Tensor) -> Tensor:
-                return reference.spatial_transform(
-                    Operands(*separate, *operands[4:]), transform, warp, every_derivative=True
-                )
+            def warped(input: Tensor, theta: Tensor | None, flow: Tensor | None, fill: Tensor | None) -> Tensor:
+                separate = Operands(input, theta, flow, fill, *operands[4:])
+                return reference.spatial_transform(separate, transform, warp, every_derivative=True)
 
             grads = gradients(warped, operands[:4], needed, grad_output)
         elif _needs_dispatcher((grad_output, *operands)):
