@@ -561,7 +561,7 @@ def test_torchscript_traces_are_portable(place, transform):
     model = network(place.device, transform)
     with warnings.catch_warnings():
         # Shapes are checked in Python, and the tracer warns that they stay as they are.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore")
         traced = torch.jit.trace(model, (torch.rand(3, 1, *SIZE, device=place.device),))
     file = io.BytesIO()
     torch.jit.save(traced, file)
