@@ -11,7 +11,7 @@ from cases import Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstn
-from tstn import _configs, _launch, _plan
+from tstn import _configs, _launch, _plan, ops
 from tstn._warp import Needed, Operands, Warp
 from tstn.transforms import NAMED
 
@@ -28,6 +28,8 @@ class Watch(TorchDispatchMode):
         self.launches = Counter()
         self.allocated = []
         monkeypatch.setattr(_launch.Launch, "run", lambda launch, device: self.launches.update([launch.kernel]))
+        # Else the mode would be shown the registered op, and not what it launches.
+        monkeypatch.setattr(ops, "is_dispatched", lambda: False)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
