@@ -158,7 +158,8 @@ def choose(work: Work) -> Config:
     if work.bicubic or (work.kind == "scatter" and work.map == "custom"):
         row = (SINGLE_1, SINGLE_2, SINGLE_3, PIXELS_4)[last]
         # With a fill's share of the slopes beside it, too much for the compiler left to itself.
-        return replace(row, maxnreg=128) if work.laden and work.bicubic and work.kind in ("theta", "carried") else row
+        room = {"theta": 128, "carried": 255}.get(work.kind) if work.laden and work.bicubic else None
+        return row if room is None else replace(row, maxnreg=room)
     if work.kind == "gather":
         # Many channels' addresses of 64 bits would take all registers there are.
         if work.channels >= 8 and not work.far:
