@@ -98,6 +98,8 @@ class Recorder(TorchDispatchMode):
             mock.patch.object(_launch.Launch, "run", run),
             mock.patch.object(_launch, "spline_product", product),
             mock.patch.object(ops, "backend_for", return_value="triton"),
+            # Else this mode would be shown the registered op, and not what it launches.
+            mock.patch.object(ops, "is_dispatched", return_value=False),
             mock.patch.object(_checks, "require_device"),
             mock.patch.object(kind, "constants", return_value=constants),
         ):
