@@ -258,7 +258,7 @@ def test_programs_cover_all_tiles_and_samples(monkeypatch, kind, name, channels)
             *(None, None, None, None),
         )
         warp = Warp(transform.kernel, size)
-        cut = _plan._cut(_plan.Layouts.of(operands), warp, kind, 0 if kind == "forward" else numbers)
+        cut = _plan._cut(_plan.call(operands, warp).operands, warp, kind, 0 if kind == "forward" else numbers)
         assert (cut.tiles, cut.across) == cut.config.tiles(size)
         assert cut.tiles == -(-size[0] // cut.config.tile_h) * cut.across
         assert 1 <= cut.parts <= cut.tiles

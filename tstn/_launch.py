@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tstn import _configs, _plan
 from tstn._backend import INTERPRETED
-from tstn._plan import Call, Layouts, Step
+from tstn._plan import Call, Step
 from tstn._warp import Needed, Operands, Warp, memory_format
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -30,6 +30,8 @@ class Launch(NamedTuple):
     tensors: tuple[Tensor, ...]
     # The scalar fill value, for kernels that take it.
     fill: tuple[float, ...] = ()
+    # Whether each of them is known to begin at a multiple of 16 bytes.
+    aligned: bool = False
 
     @property
     def kernel(self) -> str:
@@ -61,7 +63,8 @@ class Launch(NamedTuple):
 
     def run(self, device: torch.device) -> None:
         """Launch on the device's current stream."""
-        if device.type == "cuda" and torch.cuda.current_device() != device.index:
+        # The CPU's has no index, and looking it up is quicker than comparing names.
+        if device.index is not None and torch.cuda.current_device() != device.index:
             with torch.cuda.device(device):
                 self._run(device)
         else:
@@ -70,11 +73,11 @@ class Launch(NamedTuple):
     def _run(self, device: torch.device) -> None:
         # Triton's way from arguments to compiled code costs more than a small warp does. It depends on what a plan is
         # made for and on the alignment of tensors, so that what it leads to can be kept.
-        step, tensors, fill = self
-        bits = 0
-        for tensor in tensors:
-            bits |= tensor.data_ptr()
-        key = (device.index, *[tensor.data_ptr() & 15 for tensor in tensors]) if bits & 15 else device.index
+        step, tensors, fill, aligned = self
+        if aligned or is_aligned(tensors):
+            key = device.index
+        else:
+            key = (device.index, *[tensor.data_ptr() & 15 for tensor in tensors])
         ready = step.ready.get(key)
         if ready is not None:
             launch, rest = ready
@@ -96,34 +99,32 @@ class Launch(NamedTuple):
             step.ready[key] = compiled[(step.programs, 1, 1)], (*step.numbers, *constexprs)
 
 
+def is_aligned(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether each begins at a multiple of 16 bytes, as new memory does."""
+    bits = 0
+    for tensor in tensors:
+        if tensor is not None:
+            bits |= tensor.data_ptr()
+    return not bits & 15
+
+
 def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands, float]:
     """The plans for such a call, the operands as these want them, and the scalar fill value."""
-    operands = readable(with_precise_fill(operands, warp))
-    value = warp.fill_value
-    # One plan for all values but 0, which needs no filling.
-    planned = warp if value == 0 else warp._replace(fill_value=1.0)
-    return _plan.call(Layouts.of(operands), planned), operands, value
-
-
-def readable(operands: Operands) -> Operands:
-    """The operands as the kernels read them.
-
-    No negation is pending, the numbers of one theta lie evenly, and the entries of an index one after the other.
-    """
     for tensor in operands:
         if tensor is not None and tensor.is_neg():
             operands = Operands(*(t if t is None else t.resolve_neg() for t in operands))  # pyright: ignore
             break
-    theta, index = operands.theta, operands.input_index
-    if theta is not None and not theta.is_contiguous() and not _lies_evenly(theta):
-        operands = operands._replace(theta=theta.contiguous())
-    return operands if index is None else operands._replace(input_index=index.contiguous())
-
-
-def _lies_evenly(theta: Tensor) -> bool:
-    """Whether one stride leads from each number of a theta (M, *P) to the next."""
-    shape, stride = theta.shape[2:], theta.stride()[1:]
-    return all(step == size * inner for step, size, inner in zip(stride, shape, stride[1:], strict=False))
+    if warp.fill_value != 0:
+        operands = with_precise_fill(operands, warp)
+    call = _plan.call(operands, warp)
+    if not call.is_readable:
+        _, theta, _, _, index, _ = operands
+        operands = operands._replace(
+            theta=None if theta is None else theta.contiguous(),
+            input_index=None if index is None else index.contiguous(),
+        )
+        call = _plan.call(operands, warp)
+    return call, operands, warp.fill_value
 
 
 def forward(call: Call, operands: Operands, fill_value: float) -> Tensor:
@@ -131,13 +132,7 @@ def forward(call: Call, operands: Operands, fill_value: float) -> Tensor:
 
     A scalar fill of a float64 input is in memory already, by a second launch.
     """
-    input = operands.input
-    output = torch.empty(
-        (call.operands.warps, input.shape[1], *call.warp.size),
-        dtype=input.dtype,
-        device=input.device,
-        memory_format=memory_format(input),
-    )
+    output = operands.input.new_empty_strided(call.output.shape, call.output.stride)
     fill_output(output, call, operands, fill_value)
     return output
 
@@ -146,7 +141,8 @@ def fill_output(output: Tensor, call: Call, operands: Operands, fill_value: floa
     """The same into memory that is there."""
     if output.numel():
         step = call.forward
-        Launch(step, step.pick(_by_role(operands, output, None, NO_GRADIENTS)), (fill_value,)).run(output.device)
+        tensors = step.pick(_by_role(operands, output, None, NO_GRADIENTS))
+        Launch(step, tensors, (fill_value,), is_aligned((output, *operands))).run(output.device)
 
 
 def backward(grad_output: Tensor, call: Call, operands: Operands, fill_value: float, needed: Needed) -> Gradients:
@@ -180,8 +176,9 @@ def fill_gradients(grads: Gradients, grad_output: Tensor, call: Call, operands: 
         tensors[role] = new(numel, dtype=dtype, device=device)
     if plan.listed and operands.input_index is not None:
         tensors[-2:] = _listed(operands.input_index, operands.input.shape[0])
+    aligned = is_aligned((grad_output, *operands, *grads))
     for step in plan.steps:
-        Launch(step, step.pick(tensors), (fill_value,) if step.takes_fill else ()).run(device)
+        Launch(step, step.pick(tensors), (fill_value,) if step.takes_fill else (), aligned).run(device)
 
 
 def empty_gradients(

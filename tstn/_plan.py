@@ -6,11 +6,12 @@ A plan is made once for all calls that look alike, and the ahead-of-time gate co
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,12 +46,8 @@ class Layout(NamedTuple):
         return is_channels_last(self.shape, self.stride)
 
 
-@overload
-def layout(tensor: Tensor) -> Layout: ...
-@overload
-def layout(tensor: Tensor | None) -> Layout | None: ...
-def layout(tensor: Tensor | None) -> Layout | None:
-    return None if tensor is None else Layout(tensor.dtype, tensor.shape, tensor.stride())
+def layout(tensor: Tensor) -> Layout:
+    return Layout(tensor.dtype, tensor.shape, tensor.stride())
 
 
 class Layouts(NamedTuple):
@@ -62,11 +59,6 @@ class Layouts(NamedTuple):
     fill: Layout | None
     input_index: Layout | None
     constants: Layout | None
-
-    @staticmethod
-    def of(operands: Operands) -> Layouts:
-        input, *others = operands
-        return Layouts(layout(input), *map(layout, others))
 
     @property
     def warps(self) -> int:
@@ -131,7 +123,13 @@ class Call:
     def __init__(self, operands: Layouts, warp: Warp):
         self.operands = operands
         self.warp = warp
+        self.is_readable = _is_readable(operands)
         self._backward: dict[Any, Backward] = {}
+
+    @cached_property
+    def output(self) -> Layout:
+        """Of the result."""
+        return _output(self.operands, self.warp)
 
     @cached_property
     def forward(self) -> Step:
@@ -147,15 +145,42 @@ class Call:
         return plan
 
 
-_calls: dict[str, Callable[[Layouts, Warp], Call]] = {}
+_calls: dict[str, Callable[..., Call]] = {}
+"""By coordinate map, from :func:`_planned`'s other arguments."""
 
 
-def call(operands: Layouts, warp: Warp) -> Call:
+def call(operands: Operands, warp: Warp) -> Call:
     """The plans for such calls; those of one coordinate map are kept together."""
     calls = _calls.get(warp.kernel)
     if calls is None:
-        calls = _calls[warp.kernel] = lru_cache(maxsize=PLANS)(Call)
-    return calls(operands, warp)
+        calls = _calls[warp.kernel] = lru_cache(maxsize=PLANS)(_planned)
+    # Every call comes by here: the key is of plain tuples, which are quick to make and to look up. One plan serves all
+    # fill values but 0, which needs no filling.
+    input, theta, flow, fill, index, constants = operands
+    return calls(
+        warp[:5],
+        warp.fill_value != 0,
+        (input.dtype, input.shape, input.stride()),
+        None if theta is None else (theta.dtype, theta.shape, theta.stride()),
+        None if flow is None else (flow.dtype, flow.shape, flow.stride()),
+        None if fill is None else (fill.dtype, fill.shape, fill.stride()),
+        None if index is None else (index.dtype, index.shape, index.stride()),
+        None if constants is None else (constants.dtype, constants.shape, constants.stride()),
+    )
+
+
+def _planned(options: tuple[Any, ...], filled: bool, input: tuple[Any, ...], *others: tuple[Any, ...] | None) -> Call:
+    layouts = Layouts(Layout(*input), *(None if other is None else Layout(*other) for other in others))
+    return Call(layouts, Warp(*options, fill_value=1.0 if filled else 0.0))
+
+
+def _is_readable(operands: Layouts) -> bool:
+    """Whether the numbers of one theta lie evenly, and the entries of an index one after the other."""
+    index = operands.input_index
+    if index is not None and index.shape[0] > 1 and index.stride[0] != 1:
+        return False
+    axes = _theta_axes(operands)
+    return all(step == size * inner for (_, step), (size, inner) in itertools.pairwise(axes))
 
 
 def forget(kernel: str | None = None) -> None:
@@ -483,12 +508,19 @@ def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
 
 
 def _theta_strides(operands: Layouts) -> tuple[int, int]:
-    """Between samples and between the numbers of one, which lie evenly; an axis of size 1 may have any stride."""
+    """Between samples and between the numbers of one, which lie evenly."""
     if operands.theta is None:
         return 0, 0
+    axes = _theta_axes(operands)
+    return operands.theta.stride[0], axes[-1][1] if axes else 0
+
+
+def _theta_axes(operands: Layouts) -> list[tuple[int, int]]:
+    """Size and stride of each of one theta's axes, but for those of size 1, which may have any stride."""
+    if operands.theta is None:
+        return []
     _, shape, stride = operands.theta
-    between = [step for size, step in zip(shape[1:], stride[1:], strict=True) if size > 1]
-    return stride[0], between[-1] if between else 0
+    return [(size, step) for size, step in zip(shape[1:], stride[1:], strict=True) if size > 1]
 
 
 def _views(operands: Layouts) -> int:

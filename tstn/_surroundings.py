@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Types of tensors that have memory which a kernel can read.
-PLAIN = (Tensor, torch.nn.Parameter)
+# Types of tensors that have memory which a kernel can read, and None, where an operand is not there.
+PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 _DISPATCH = "__torch_dispatch__"
 _VMAP_OF_AUTOGRAD = torch._C._dispatch_key_parse("VmapMode")
 
@@ -43,9 +44,9 @@ def may_read_values(tensor: Tensor) -> bool:
     return type(tensor) in PLAIN and not is_dispatched() and not is_traced()
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
+def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether these have memory that a kernel can read; fake tensors and other subclasses need the dispatcher."""
-    return all(t is None or type(t) in PLAIN for t in tensors)
+    return PLAIN.issuperset(map(type, tensors))
 
 
 def as_plain(tensor: Tensor | None) -> Tensor | None:

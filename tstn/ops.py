@@ -25,7 +25,8 @@ from tstn.transforms import Transform
 def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> Tensor:
     """Warp input (N, C, H, W) by theta (M, *P) and flow (M, H_out, W_out, 2) to (M, C, H_out, W_out)."""
     compiling = torch.compiler.is_compiling()
-    if not compiling and not is_plain(*operands):
+    plain = compiling or is_plain(operands)
+    if not plain:
         operands = Operands(*map(as_plain, operands))  # pyright: ignore[reportArgumentType]
     if is_transformed():
         return reference.spatial_transform(operands, transform, warp, every_derivative=True)
@@ -33,11 +34,25 @@ def spatial_transform(operands: Operands, transform: Transform, warp: Warp) -> T
         return reference.spatial_transform(operands, transform, warp)
     if compiling:
         return _forward_op(*operands, *_flatten(warp))
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands[:4]):
-        return _SpatialTransform.apply(*operands[:4], operands, transform, warp)
-    if _needs_dispatcher(operands):
-        return _forward_op(*operands, *_flatten(warp))
+    run = _dispatched if is_dispatched() or not (plain or is_plain(operands)) else _launched
+    input, theta, flow, fill, *_ = operands
+    if torch.is_grad_enabled() and (
+        input.requires_grad
+        or (theta is not None and theta.requires_grad)
+        or (flow is not None and flow.requires_grad)
+        or (fill is not None and fill.requires_grad)
+    ):
+        return _SpatialTransform.apply(input, theta, flow, fill, operands, transform, warp, run)
+    return run(operands, warp)
+
+
+def _launched(operands: Operands, warp: Warp) -> Tensor:
     return _launch.forward(*_launch.call_of(operands, warp))
+
+
+def _dispatched(operands: Operands, warp: Warp) -> Tensor:
+    """Through the registered op, which tracers and tensors without memory understand."""
+    return _forward_op(*operands, *_flatten(warp))
 
 
 def lowered(theta: Tensor, transform: Transform, input: Tensor) -> tuple[Tensor, Transform]:
@@ -53,7 +68,7 @@ def pack(theta: Tensor, transform: Transform, input: Tensor) -> Tensor:
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     if not isinstance(transform, ThinPlateSpline) or torch.compiler.is_compiling() or is_transformed():
         return transform.pack(theta, dtype)
-    if not is_plain(theta) or is_dispatched() or backend_for(input) == "torch":
+    if not is_plain((theta,)) or is_dispatched() or backend_for(input) == "torch":
         return transform.pack(theta, dtype)
     solver = transform.solver(theta.device)
     if torch.is_grad_enabled() and theta.requires_grad:
@@ -95,20 +110,18 @@ def _is_watched() -> bool:
 
 
 def _needs_dispatcher(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether a call goes through the registered ops, which tracers and tensors without memory understand."""
-    return torch.compiler.is_compiling() or is_dispatched() or not is_plain(*tensors)
+    """Whether a backward pass goes through the registered op, which tracers and tensors without memory understand."""
+    return torch.compiler.is_compiling() or is_dispatched() or not is_plain(tensors)
 
 
 class _SpatialTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         # PyTorch wants to see what may need a gradient; the rest comes with the operands.
-        operands, ctx.transform, ctx.warp = arguments[4:]
+        operands, ctx.transform, ctx.warp, run = arguments[4:]
         # All of them, so that PyTorch notices if one is changed before the backward pass.
         ctx.save_for_backward(*arguments[:4], *operands[4:])
-        if _needs_dispatcher(operands):
-            return _forward_op(*operands, *_flatten(ctx.warp))
-        return _launch.forward(*_launch.call_of(operands, ctx.warp))
+        return run(operands, ctx.warp)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,7 +141,7 @@ class _SpatialTransform(torch.autograd.Function):
             # The tensors in hand need not look like those of the forward pass: hooks may have put away and restored
             # them, in memory of another layout.
             grads = _launch.backward(grad_output, *_launch.call_of(operands, warp), needed)
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _needed_gradients(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
