@@ -1,6 +1,8 @@
 # Everything sets itself up: a virtual environment in .venv, with the pinned torch and triton of constraints.txt.
+# CONTRIBUTING.md says how to have another beside it.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
@@ -38,12 +40,12 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("tstn needs Python 3.10 or newer; got " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing torch, triton and the demo's libraries into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing torch, triton and the development tools into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@ $(VENV)/.demo

@@ -118,10 +118,11 @@ def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands, float]:
         operands = with_precise_fill(operands, warp)
     call = _plan.call(operands, warp)
     if not call.is_readable:
-        _, theta, _, _, index, _ = operands
+        _, theta, _, _, index, constants = operands
         operands = operands._replace(
             theta=None if theta is None else theta.contiguous(),
             input_index=None if index is None else index.contiguous(),
+            constants=None if constants is None else constants.contiguous(),
         )
         call = _plan.call(operands, warp)
     return call, operands, warp.fill_value

@@ -175,12 +175,28 @@ def _planned(options: tuple[Any, ...], filled: bool, input: tuple[Any, ...], *ot
 
 
 def _is_readable(operands: Layouts) -> bool:
-    """Whether the numbers of one theta lie evenly, and the entries of an index one after the other."""
-    index = operands.input_index
-    if index is not None and index.shape[0] > 1 and index.stride[0] != 1:
-        return False
-    axes = _theta_axes(operands)
+    """Whether the numbers of one theta lie evenly, and those of an index and of constants one after the other."""
+    for tensor in (operands.input_index, operands.constants):
+        axes = [] if tensor is None else _axes(tensor)
+        if (axes and axes[-1][1] != 1) or not _lie_evenly(axes):
+            return False
+    return _lie_evenly(_theta_axes(operands))
+
+
+def _lie_evenly(axes: list[tuple[int, int]]) -> bool:
+    """Whether one stride leads from each element to the next."""
     return all(step == size * inner for (_, step), (size, inner) in itertools.pairwise(axes))
+
+
+def _axes(tensor: Layout) -> list[tuple[int, int]]:
+    """Size and stride of each axis, but for those of size 1, which may have any stride."""
+    return [(size, step) for size, step in zip(tensor.shape, tensor.stride, strict=True) if size > 1]
+
+
+def _theta_axes(operands: Layouts) -> list[tuple[int, int]]:
+    """Those of one theta."""
+    theta = operands.theta
+    return [] if theta is None else _axes(Layout(theta.dtype, theta.shape[1:], theta.stride[1:]))
 
 
 def forget(kernel: str | None = None) -> None:
@@ -513,14 +529,6 @@ def _theta_strides(operands: Layouts) -> tuple[int, int]:
         return 0, 0
     axes = _theta_axes(operands)
     return operands.theta.stride[0], axes[-1][1] if axes else 0
-
-
-def _theta_axes(operands: Layouts) -> list[tuple[int, int]]:
-    """Size and stride of each of one theta's axes, but for those of size 1, which may have any stride."""
-    if operands.theta is None:
-        return []
-    _, shape, stride = operands.theta
-    return [(size, step) for size, step in zip(shape[1:], stride[1:], strict=True) if size > 1]
 
 
 def _views(operands: Layouts) -> int:
