@@ -47,6 +47,54 @@ def test_compose_and_inverse_act_on_points(transform):
     torch.testing.assert_close(undone, identity.expand_as(undone))
 
 
+class Tilt(MatrixTransform):
+    """A family of one's own, whose ``from_matrix`` reads the last row."""
+
+    theta_shape = (2,)
+
+    def matrix(self, theta: torch.Tensor) -> torch.Tensor:
+        row = torch.cat((theta, torch.ones_like(theta[..., :1])), dim=-1)
+        eye = torch.eye(2, 3, dtype=theta.dtype).expand(*theta.shape[:-1], 2, 3)
+        return torch.cat((eye, row[..., None, :]), dim=-2)
+
+    def from_matrix(self, matrix: torch.Tensor) -> torch.Tensor:
+        return matrix[..., 2, :2]
+
+
+@pytest.mark.parametrize("transform", [*MATRIX, Tilt()], ids=lambda t: t.name)
+def test_from_matrix_of_two_rows_or_three(transform):
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        for lead in ((), (4,), (2, 3)):
+            two = torch.eye(2, 3, dtype=dtype).expand(*lead, 2, 3)
+            theta = transform.from_matrix(two)
+            assert theta.shape == (*lead, *transform.theta_shape)
+            assert theta.dtype == dtype
+            assert torch.equal(theta, transform.from_matrix(torch.eye(3, dtype=dtype).expand(*lead, 3, 3)))
+            assert torch.equal(transform.matrix(theta)[..., :2, :], two)
+    assert tstn.sampling_grid(theta, transform, (3, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("transform", [*MATRIX, Tilt()], ids=lambda t: t.name)
+def test_from_matrix_of_anything_else(transform):
+    for shape in ((), (3,), (4, 3), (3, 2), (2, 2), (2, 3, 4)):
+        with pytest.raises(ValueError, match=r"matrix must have shape \(..., 2, 3\) or \(..., 3, 3\); got \("):
+            transform.from_matrix(torch.zeros(shape))
+    for matrix, message in (
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "matrix must be a torch.Tensor; got list"),
+        (torch.eye(3).long(), "matrix must have a floating dtype; got torch.int64"),
+        (torch.eye(3).to_sparse(), r"matrix must be a dense tensor.*write matrix.to_dense\(\)"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            transform.from_matrix(matrix)
+
+
+def test_algebra_compiles(compiled):
+    transform = tstn.Affine()
+    outer, inner = thetas(transform, 6), thetas(transform, 6)
+    composed = compiled(lambda a, b: transform.compose(transform.inverse(a), b))(outer, inner)
+    torch.testing.assert_close(composed, transform.compose(transform.inverse(outer), inner))
+
+
 def test_corners_of_an_attention_crop():
     theta = torch.tensor([0.5, 0.25, -0.25])
     expected = [[-0.25, -0.75], [0.75, -0.75], [0.75, 0.25], [-0.25, 0.25]]

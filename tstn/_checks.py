@@ -151,6 +151,14 @@ def require_theta(theta: Tensor, theta_shape: tuple[int, ...], input: Tensor, in
     return None
 
 
+def require_matrix(matrix: Tensor) -> None:
+    require_not_nested(matrix=matrix)
+    require_tensor("matrix", matrix)
+    require_floating("matrix", matrix)
+    if tuple(matrix.shape[-2:]) not in ((2, 3), (3, 3)):
+        raise ValueError(f"matrix must have shape (..., 2, 3) or (..., 3, 3); got {shape(matrix)}")
+
+
 def require_grid(grid: Tensor, input: Tensor) -> None:
     """Check a sampling grid against the input, which has been checked."""
     require_tensor("grid", grid)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -216,7 +218,16 @@ def normalised_lattice(size: tuple[int, int], align_corners: bool, like: Tensor)
 
 
 class MatrixTransform(Transform):
-    """A transform that is a matrix on (x, y, 1), with fewer or equally many free numbers."""
+    """A transform that is a matrix on (x, y, 1), with fewer or equally many free numbers.
+
+    The ``from_matrix`` that a class defines is given matrices (..., 3, 3) only: what its caller gives is checked, and
+    gets its last row, before.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "from_matrix" in cls.__dict__:
+            cls.from_matrix = _given_square_matrices(cls.from_matrix)
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
@@ -224,7 +235,16 @@ class MatrixTransform(Transform):
 
     @abstractmethod
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        """Theta (..., *theta_shape) of matrices (..., 3, 3) that belong to the family."""
+        """Theta (..., *theta_shape) of matrices that belong to the family.
+
+        Args:
+            matrix: (..., 3, 3), or (..., 2, 3) with the last row (0, 0, 1) left out, of a floating dtype. Numbers that
+                are the same in the whole family are not looked at.
+
+        Raises:
+            TypeError: If it is not a dense tensor of a floating dtype.
+            ValueError: If it has another shape.
+        """
 
     def identity_parameters(self) -> Tensor:
         return self.from_matrix(torch.eye(3, dtype=torch.float32)).flatten()
@@ -295,6 +315,17 @@ class MatrixTransform(Transform):
 
     def coordinates(self, numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return _matrix_product(self.matrix(numbers.unflatten(1, self.theta_shape)), x, y)
+
+
+def _given_square_matrices(from_matrix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A family's ``from_matrix``, which reads matrices (..., 3, 3), for all matrices that one may give it."""
+
+    @wraps(from_matrix)
+    def checked(self: MatrixTransform, matrix: Tensor) -> Tensor:
+        _checks.require_matrix(matrix)
+        return from_matrix(self, _square(matrix))
+
+    return checked
 
 
 Scales = tuple[tuple[float, float, float], ...]
