@@ -21,7 +21,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import tstn
 from tstn._generated import kernel_maps
 from tstn.custom import CustomTransform
-from tstn.examples import PolarMap, brown_conrady, lens_distortion, moebius, moebius_map, polar
+from tstn.examples import LensMap, PolarMap, brown_conrady, lens_distortion, moebius, moebius_map, polar
 
 TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-10}
 POLE = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
@@ -41,6 +41,7 @@ FUNCTIONS = {
     "swirl": swirl,
     "hole": hole,
     "lens": brown_conrady,
+    "lens_of_a_camera": LensMap((1.3, 1.6), (0.1, -0.05)),
     "polar": PolarMap(0.9),
     "log_polar": PolarMap(0.9, logarithmic=True),
     "moebius": moebius_map,
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[CustomTransform, Tensor]] = {
     "swirl": (CustomTransform(swirl, (2,), (0.0, 1.0)), torch.tensor([0.7, 1.3])),
     "hole": (CustomTransform(hole, (2,), (0.0, 1.0)), torch.tensor([0.02, 0.9])),
     "lens": (lens_distortion(), torch.tensor([0.1, -0.05, 0.03, 0.02])),
+    "lens_of_a_camera": (lens_distortion((1.3, 1.6), (0.1, -0.05)), torch.tensor([0.1, -0.05, 0.03, 0.02])),
     "polar": (polar(0.9), torch.tensor([0.1, -0.05])),
     "log_polar": (polar(0.9, logarithmic=True), torch.tensor([0.1, -0.05])),
     "moebius": (moebius(), torch.tensor([[1.0, 0.1], [0.05, -0.1], [0.2, 0.15], [1.1, -0.2]])),
@@ -303,6 +305,61 @@ def test_examples_at_identity() -> None:
         for align_corners in (False, True):
             expected = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 4, 5], align_corners)
             torch.testing.assert_close(transform.grid(theta, (4, 5), align_corners), expected)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_lens_distortion_is_opencvs(align_corners: bool) -> None:
+    """As OpenCV documents ``initUndistortRectifyMap``, pixel by pixel: where in the photograph a pixel looks."""
+    height, width = 30, 40
+    fx, fy, cx, cy = 35.0, 33.0, 21.5, 13.25
+    k1, k2, p1, p2 = theta = torch.tensor([-0.28, 0.09, 0.004, -0.006], dtype=torch.float64)
+    v, u = (t.double() for t in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    x, y = (u - cx) / fx, (v - cy) / fy
+    r2 = x**2 + y**2
+    x_lens = x * (1 + k1 * r2 + k2 * r2**2) + 2 * p1 * x * y + p2 * (r2 + 2 * x**2)
+    y_lens = y * (1 + k1 * r2 + k2 * r2**2) + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y
+    u_source, v_source = fx * x_lens + cx, fy * y_lens + cy
+
+    if align_corners:
+        focal = 2 * fx / (width - 1), 2 * fy / (height - 1)
+        centre = 2 * cx / (width - 1) - 1, 2 * cy / (height - 1) - 1
+    else:
+        focal = 2 * fx / width, 2 * fy / height
+        centre = (2 * cx + 1) / width - 1, (2 * cy + 1) / height - 1
+    transform = lens_distortion(focal, centre)
+    grid = tstn.sampling_grid(theta, transform, (height, width), align_corners)
+    less = 1 if align_corners else 0
+    u_ours = (grid[..., 0] + 1) / 2 * (width - less) - (1 - less) / 2
+    v_ours = (grid[..., 1] + 1) / 2 * (height - less) - (1 - less) / 2
+    assert (u_source - u).abs().max() > 2
+    torch.testing.assert_close(u_ours, u_source, rtol=0, atol=1e-10)
+    torch.testing.assert_close(v_ours, v_source, rtol=0, atol=1e-10)
+
+
+def test_lens_distortion_of_no_camera_is_brown_conradys() -> None:
+    assert lens_distortion() == lens_distortion((1, 1), (0, 0)) == CustomTransform(brown_conrady, (4,), (0.0,) * 4)
+    x = y = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    theta = CASES["lens"][1].double()
+    torch.testing.assert_close(LensMap()(theta, x, y), brown_conrady(theta, x, y))
+    assert lens_distortion((2.0, 1.0)) != lens_distortion()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((1.0,), TypeError, r"focal must be two numbers, \(x, y\); got float"),
+        ((("1", "2"),), TypeError, "focal must be two numbers"),
+        (((True, 1.0),), TypeError, "focal must be two numbers"),
+        (((1.0, 1.0, 1.0),), ValueError, "focal must be two finite numbers"),
+        (((1.0, math.nan),), ValueError, "focal must be two finite numbers"),
+        (((1.0, 0.0),), ValueError, r"focal must not be zero; got \(1.0, 0.0\)"),
+        (((1.0, 1.0), (0.0, math.inf)), ValueError, "centre must be two finite numbers"),
+        (((1.0, 1.0), None), TypeError, "centre must be two numbers, .*; got NoneType"),
+    ],
+)
+def test_bad_cameras(arguments: tuple[Any, ...], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        lens_distortion(*arguments)
 
 
 def test_polar_by_hand() -> None:

@@ -162,6 +162,8 @@ def test_numpys_numbers_are_numbers(place):
         assert repr(spline) == "ThinPlateSpline(points=(4, 4), regularization=0.5)"
         custom = tstn.CustomTransform(tstn.examples.brown_conrady, (whole(4),), (0.0,) * 4)
         assert [type(n) for n in custom.theta_shape] == [int]
+        lens = tstn.examples.lens_distortion((real(1.5), whole(2)))
+        assert lens == tstn.examples.lens_distortion((1.5, 2.0))
     whole = tstn.spatial_transform(x, theta, size=(3, 6), fill_value=np.int64(1))
     assert torch.equal(whole, tstn.spatial_transform(x, theta, size=(3, 6), fill_value=1.0))
     for options in ({"size": (np.bool_(True), 6)}, {"size": (np.float32(3), 6)}, {"fill_value": np.bool_(True)}):

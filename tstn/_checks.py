@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -109,6 +110,18 @@ def require_positive(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} must be positive; got {number}")
     return int(number)
+
+
+def require_pair(name: str, value: object) -> tuple[float, float]:
+    """Two finite real numbers, as plain Python's."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name} must be two numbers, (x, y); got {type(value).__name__}")
+    if any(isinstance(number, bool) or not isinstance(number, Real) for number in value):
+        raise TypeError(f"{name} must be two numbers, (x, y); got {tuple(value)!r}")
+    numbers = tuple(float(number) for number in value)
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} must be two finite numbers, (x, y); got {tuple(value)!r}")
+    return numbers[0], numbers[1]
 
 
 def require_size(size: object) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tstn import _checks
 from tstn.custom import CustomTransform
 
 
@@ -33,12 +34,66 @@ def brown_conrady(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def lens_distortion() -> CustomTransform:
-    """The transform of :func:`brown_conrady`; the identity is theta = 0.
+@dataclass(frozen=True)
+class LensMap:
+    """:func:`brown_conrady` about a lens's axis, in units of its focal length, theta (4,) = k1, k2, p1, p2.
 
-    Sampling a distorted photograph with its lens's coefficients straightens it.
+    With u = (x - cx) / fx and v = (y - cy) / fy, and (u', v') where brown_conrady maps them::
+
+        x_source = fx u' + cx
+        y_source = fy v' + cy
+
+    Attributes:
+        focal: fx, fy, in normalised units.
+        centre: cx, cy, the principal point, normalised.
     """
-    return CustomTransform(brown_conrady, (4,), (0.0, 0.0, 0.0, 0.0))
+
+    focal: tuple[float, float] = (1.0, 1.0)
+    centre: tuple[float, float] = (0.0, 0.0)
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The source of the target (x, y)."""
+        (fx, fy), (cx, cy) = self.focal, self.centre
+        u, v = (x - cx) / fx, (y - cy) / fy
+        u_source, v_source = brown_conrady(theta, u, v)
+        # By what it moves, so that nothing is rounded where it moves nothing.
+        return x + fx * (u_source - u), y + fy * (v_source - v)
+
+
+def lens_distortion(
+    focal: tuple[float, float] = (1.0, 1.0), centre: tuple[float, float] = (0.0, 0.0)
+) -> CustomTransform:
+    """The transform of :class:`LensMap`, by default that of :func:`brown_conrady`; the identity is theta = 0.
+
+    Sampling a distorted photograph with its lens's coefficients straightens it, as ``cv2.undistort`` does. theta is the
+    first four of OpenCV's coefficients, (k1, k2, p1, p2), in its order. There is no k3 and nothing that comes after it:
+    a calibration that has them needs a map of its own.
+
+    The coefficients of a calibration belong to its camera matrix K = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels,
+    where 0 is the first pixel's centre, of images of W x H pixels. From it, with ``align_corners=False``::
+
+        focal  = 2 fx / W, 2 fy / H
+        centre = (2 cx + 1) / W - 1, (2 cy + 1) / H - 1
+
+    and with ``align_corners=True``::
+
+        focal  = 2 fx / (W - 1), 2 fy / (H - 1)
+        centre = 2 cx / (W - 1) - 1, 2 cy / (H - 1) - 1
+
+    The output shows the same field of view, whatever its size. The numbers are constants of the map.
+
+    Args:
+        focal: The focal length, horizontal and vertical, in normalised units.
+        centre: The principal point (x, y), normalised.
+
+    Raises:
+        TypeError: If one of them is not a pair of real numbers.
+        ValueError: If a number is not finite, or a focal length is zero.
+    """
+    lens = LensMap(_checks.require_pair("focal", focal), _checks.require_pair("centre", centre))
+    if 0 in lens.focal:
+        raise ValueError(f"focal must not be zero; got {lens.focal}")
+    return CustomTransform(brown_conrady if lens == LensMap() else lens, (4,), (0.0, 0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
