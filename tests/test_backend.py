@@ -210,3 +210,34 @@ new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new - set(sys.stdlib_module_names)))
 """
     assert run(code).stdout == "['tstn']\n"
+
+
+def test_subpackages_are_imported_when_they_are_used():
+    code = """
+import sys
+import torch
+before = set(sys.modules)
+import tstn
+assert {"data", "experiments", "models", "SpatialTransformer", "__version__"} <= set(dir(tstn))
+loaded = set(sys.modules) - before
+parts = ("tstn.data", "tstn.experiments", "tstn.models", "sklearn", "matplotlib", "accelerate", "PIL", "h5py", "tqdm")
+assert not [name for name in loaded for part in parts if name == part or name.startswith(part + ".")]
+assert tstn.models.FCN.__module__ == "tstn.models.mnist"
+assert tstn.models is sys.modules["tstn.models"] is vars(tstn)["models"]
+assert "tstn.experiments" not in sys.modules
+assert tstn.data.Digits and tstn.experiments.__name__ == "tstn.experiments"
+for name in ("nonsense", "__wrapped__"):
+    try:
+        getattr(tstn, name)
+    except AttributeError as error:
+        assert str(error) == f"module 'tstn' has no attribute '{name}'"
+    else:
+        raise AssertionError(name)
+try:
+    from tstn import nonsense
+except ImportError as error:
+    assert "cannot import name 'nonsense' from 'tstn'" in str(error)
+print("ran")
+"""
+    result = run(code)
+    assert result.stdout == "ran\n", result.stderr
