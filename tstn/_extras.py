@@ -1,0 +1,8 @@
+"""What of tstn is optional, and how one gets it."""
+
+from __future__ import annotations
+
+
+def how_to_install(extra: str) -> str:
+    """What to write where an extra of ``pyproject.toml`` is missing; the package index has no tstn."""
+    return f"pip install '.[{extra}]' in a checkout of tstn"
