@@ -313,7 +313,7 @@ def test_errors_say_what_to_do(
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert cli.main(["train", "mnist-r", "--model", "fcn"]) == 1
-    assert "error: this needs accelerate: pip install 'tstn[experiments]'" in capsys.readouterr().err
+    assert "error: this needs accelerate: pip install '.[experiments]' in a checkout of tstn" in capsys.readouterr().err
 
 
 def test_unusable_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,7 +209,7 @@ def test_digits() -> None:
 
 def test_digits_without_sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(data.DataError, match=r"pip install 'tstn\[demo\]'"):
+    with pytest.raises(data.DataError, match=r"pip install '\.\[demo\]'"):
         data.load_digits()
 
 

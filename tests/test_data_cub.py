@@ -123,7 +123,7 @@ def test_a_damaged_picture_is_named(root: Path) -> None:
 
 def test_without_pillow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(data.DataError, match=r"pip install 'tstn\[birds\]'"):
+    with pytest.raises(data.DataError, match=r"pip install '\.\[birds\]'"):
         data.Birds(root)
 
 

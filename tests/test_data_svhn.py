@@ -178,7 +178,7 @@ def test_nothing_but_long_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["h5py", "PIL.Image"])
 def test_missing_libraries(root: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(data.DataError, match=r"pip install 'tstn\[svhn\]'"):
+    with pytest.raises(data.DataError, match=r"pip install '\.\[svhn\]'"):
         data.HouseNumbers(root)
 
 

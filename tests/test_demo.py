@@ -148,7 +148,7 @@ def test_missing_extras(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit):
         demo.main([])
-    assert "the demo needs matplotlib and tqdm: pip install 'tstn[demo]'" in capsys.readouterr().err
+    assert "the demo needs matplotlib and tqdm: pip install '.[demo]' in a checkout of tstn" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import cases
 import pytest
 import torch
@@ -99,6 +101,33 @@ def test_corners_of_an_attention_crop():
     theta = torch.tensor([0.5, 0.25, -0.25])
     expected = [[-0.25, -0.75], [0.75, -0.75], [0.75, 0.25], [-0.25, 0.25]]
     assert tstn.Attention().corners(theta).tolist() == expected
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_turning_pixels_rigidly(align_corners):
+    """By the affine theta that Similarity documents; by a similarity of normalised coordinates only squares are."""
+
+    def source_pixels(theta: torch.Tensor, transform: str, height: int, width: int) -> torch.Tensor:
+        """Where the pixels look, in pixels, as complex numbers."""
+        x, y = tstn.sampling_grid(theta.double(), transform, (height, width), align_corners).unbind(-1)
+        less = 1 if align_corners else 0
+        return torch.complex(x * (width - less) / 2, y * (height - less) / 2).flatten()
+
+    s, angle = 0.8, 0.6
+    cos, sin = s * math.cos(angle), s * math.sin(angle)
+    identity = torch.eye(2, 3)
+    for height, width in ((6, 9), (8, 3), (5, 5)):
+        h, w = (height - 1, width - 1) if align_corners else (height, width)
+        affine = torch.tensor([[cos, -sin * h / w, 0.3], [sin * w / h, cos, -0.1]], dtype=torch.float64)
+        similarity = torch.tensor([cos, sin, 0.3, -0.1], dtype=torch.float64)
+        pixels = source_pixels(identity, "affine", height, width)
+        shift = complex(0.3 * w / 2, -0.1 * h / 2)
+        turned = pixels * complex(cos, sin) + shift
+        torch.testing.assert_close(source_pixels(affine, "affine", height, width), turned)
+        distances = (turned[:, None] - turned).abs()
+        torch.testing.assert_close(distances, s * (pixels[:, None] - pixels).abs())
+        sheared = source_pixels(similarity, "similarity", height, width)
+        assert torch.allclose(sheared, turned) == (height == width)
 
 
 def test_names_and_equality():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tstn import _backend, data
+from tstn._extras import how_to_install
 from tstn.experiments import plans, reproduce
 from tstn.experiments.config import ExperimentError
 from tstn.experiments.configs import run_name
@@ -150,7 +151,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def _require(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExperimentError(f"this needs {' and '.join(missing)}: pip install 'tstn[experiments]'")
+        raise ExperimentError(f"this needs {' and '.join(missing)}: {how_to_install('experiments')}")
 
 
 def _train(args: argparse.Namespace) -> int:

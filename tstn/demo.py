@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import tstn
 from tstn import data
+from tstn._extras import how_to_install
 from tstn.models import FCN, STFCN
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     missing = [name for name in ("matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
     if missing:
-        parser.error(f"the demo needs {' and '.join(missing)}: pip install 'tstn[demo]'")
+        parser.error(f"the demo needs {' and '.join(missing)}: {how_to_install('demo')}")
     try:
         args.backend = tstn.backend_for(torch.empty(0, device=args.device))
     # PyTorch built without CUDA fails by an AssertionError.

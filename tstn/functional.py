@@ -35,6 +35,8 @@ def spatial_transform(
 
     Convention:
         theta maps target to source, (x, y) with x to the right, normalised to [-1, 1]; see :mod:`tstn.transforms`.
+        On images that are not square equal steps in x and y are not equal in pixels: ``"similarity"`` shears there;
+        :class:`~tstn.transforms.Similarity` says by which ``"affine"`` theta one turns the pixels.
         Coordinates are computed in float32 (float64 for a float64 input) whatever the dtypes, also under autocast.
         NaN, infinite and huge coordinates sample the outside. Where padding clips a coordinate, and with
         ``mode="nearest"``, its gradient is zero; at a whole pixel x the derivative is that of x + 0. Derivatives of

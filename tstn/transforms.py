@@ -403,7 +403,17 @@ class Attention(MatrixTransform):
 
 @dataclass(frozen=True)
 class Similarity(MatrixTransform):
-    """theta (4,) = a, b, tx, ty. Source of (x, y): (a x - b y + tx, b x + a y + ty)."""
+    """theta (4,) = a, b, tx, ty. Source of (x, y): (a x - b y + tx, b x + a y + ty).
+
+    A similarity of normalised coordinates, in which every image is a square: it turns [-1, 1]^2. An image that is not
+    square it shears, unless b is 0. What turns the pixels rigidly, by an angle and a scale s, from an image of H x W
+    pixels to one of the same size, is the ``"affine"`` theta ::
+
+        s cos(angle)           -s sin(angle) H / W    tx
+        s sin(angle) W / H      s cos(angle)          ty
+
+    with ``align_corners=False``; with ``align_corners=True`` the sides are H - 1 and W - 1.
+    """
 
     name: ClassVar[str] = "similarity"
     theta_shape = (4,)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tstn._extras import how_to_install
 from tstn.data.files import DataError, default_root, write_atomically
 
 MNIST_MIRRORS = (
@@ -67,7 +68,7 @@ def load_digits(num_test: int = 500) -> Digits:
     try:
         from sklearn import datasets
     except ModuleNotFoundError as error:
-        raise DataError(f"the digits come with scikit-learn ({error}): pip install 'tstn[demo]'") from None
+        raise DataError(f"the digits come with scikit-learn ({error}): {how_to_install('demo')}") from None
     bunch: Any = datasets.load_digits()
     images = torch.as_tensor(bunch["images"], dtype=torch.float32)[:, None] / 16
     labels = torch.as_tensor(bunch["target"], dtype=torch.int64)

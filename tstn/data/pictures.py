@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tstn._extras import how_to_install
 from tstn.data.files import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def require_pillow(extra: str) -> None:
     try:
         import PIL.Image  # noqa: F401
     except ModuleNotFoundError as error:
-        raise DataError(f"pictures are read by Pillow ({error}): pip install 'tstn[{extra}]'") from None
+        raise DataError(f"pictures are read by Pillow ({error}): {how_to_install(extra)}") from None
 
 
 def open_picture(path: Path) -> Image:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 
+from tstn._extras import how_to_install
 from tstn.data.files import DataError, write_atomically
 from tstn.data.pictures import cut_square, open_picture, require_pillow
 
@@ -46,7 +47,7 @@ def read_digit_struct(path: Path) -> list[NumberBoxes]:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise DataError(f"{path.name} is read by h5py ({error}): pip install 'tstn[svhn]'") from None
+        raise DataError(f"{path.name} is read by h5py ({error}): {how_to_install('svhn')}") from None
     if not path.is_file():
         raise DataError(f"{path} is missing; {_by_hand(path.parent)}")
     try:
