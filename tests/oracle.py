@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import NamedTuple
@@ -206,6 +207,86 @@ def pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     return (grid + 1) / 2 * (wh - 1) if align_corners else ((grid + 1) * wh - 1) / 2
 
 
+def _located(
+    input: Tensor, theta: Tensor, transform: str, size: tuple[int, int], align_corners: bool, flow: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Source coordinates; the same in pixels, detached; and the size of the terms that these are summed from."""
+    coordinates = grid(transform, theta, size, align_corners)
+    terms = coordinate_scale(transform, theta.detach(), size, align_corners)
+    if flow is not None:
+        coordinates = coordinates + flow.double()
+        terms = terms + flow.detach().double().abs()
+    image_size = (input.shape[2], input.shape[3])
+    at = pixels(coordinates.detach(), image_size, align_corners)
+    # From the first pixel's centre.
+    return coordinates, at, (terms + 1) * terms.new_tensor([image_size[1] / 2, image_size[0] / 2])
+
+
+def _unsure(at: Tensor, terms: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Which pixels (M, 1, H_out, W_out) are at a step of the value or the slope, and which may be anywhere."""
+    past = at - at.floor() if mode == "bilinear" else at + 0.5 - (at + 0.5).floor()
+    stepped = ((past < 1e-3) | (past > 1 - 1e-3)).any(-1, keepdim=True)
+    if mode == "bicubic":
+        # Its slope is continuous everywhere: padding extends the image tap by tap and clips no coordinate.
+        stepped = torch.zeros_like(stepped)
+    vague = ~(terms <= LIMIT_PX).all(-1, keepdim=True)
+    return stepped.movedim(-1, 1), vague.movedim(-1, 1)
+
+
+def edges(
+    input: Tensor,
+    theta: Tensor,
+    transform: str,
+    size: tuple[int, int],
+    mode: str,
+    align_corners: bool,
+    flow: Tensor | None,
+) -> Tensor:
+    """``Result.on_edge``: the pixels whose output gradient is not compared."""
+    _, at, terms = _located(input, theta.double(), transform, size, align_corners, flow)
+    return functools.reduce(torch.logical_or, _unsure(at, terms, mode))
+
+
+def _sampled(
+    input: Tensor,
+    coordinates: Tensor,
+    index: Tensor,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    fill: Tensor | None,
+) -> Tensor:
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    out = F.grid_sample(input[index], coordinates, **options)
+    if fill is not None:
+        ones = torch.ones_like(input[:1, :1]).expand(len(index), -1, -1, -1)
+        out = out + (1 - F.grid_sample(ones, coordinates, **options)) * fill[:, None, None]
+    return out
+
+
+def warp(
+    input: Tensor,
+    theta: Tensor,
+    transform: str,
+    size: tuple[int, int],
+    index: Tensor,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    fill: Tensor | None,
+    flow: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The values alone, for operands in float64 and with derivatives of first and second order.
+
+    Also (M, 1, H_out, W_out): where the second derivative may change by a step, or rounding is not known.
+    """
+    coordinates, at, terms = _located(input, theta, transform, size, align_corners, flow)
+    # Bicubic's second derivative has steps at whole pixels; reflection turns around at halves.
+    unsure = functools.reduce(torch.logical_or, (*_unsure(at, terms, "bilinear"), *_unsure(at, terms, "nearest")))
+    coordinates = torch.where(_unsure(at, terms, mode)[1].movedim(1, -1), 0, coordinates)
+    return _sampled(input, coordinates, index, mode, padding_mode, align_corners, fill), unsure
+
+
 def evaluate(
     input: Tensor,
     theta: Tensor,
@@ -229,35 +310,12 @@ def evaluate(
     input = input.double().requires_grad_()
     theta = theta.double().requires_grad_()
     fill = None if fill is None else fill.double().requires_grad_()
-    image_size = (input.shape[2], input.shape[3])
-    coordinates = grid(transform, theta, size, align_corners)
-    if flow is not None:
-        coordinates = coordinates + flow.double()
-
-    at = pixels(coordinates.detach(), image_size, align_corners)
-    past = at - at.floor() if mode == "bilinear" else at + 0.5 - (at + 0.5).floor()
-    on_edge = ((past < 1e-3) | (past > 1 - 1e-3)).any(-1)
-    if mode == "bicubic":
-        # Its slope is continuous everywhere: padding extends the image tap by tap and clips no coordinate.
-        on_edge = torch.zeros_like(on_edge)
-    terms = coordinate_scale(transform, theta.detach(), size, align_corners)
-    terms = terms if flow is None else terms + flow.double().abs()
-    # In pixels, from the first one's centre.
-    terms = (terms + 1) * terms.new_tensor([image_size[1] / 2, image_size[0] / 2])
-    vague = ~(terms <= LIMIT_PX).all(-1)
-    on_edge, vague = (on_edge | vague).unsqueeze(1), vague.unsqueeze(1)
+    coordinates, at, terms = _located(input, theta, transform, size, align_corners, flow)
+    stepped, vague = _unsure(at, terms, mode)
+    on_edge = stepped | vague
     grad_output = torch.where(on_edge, 0, grad_output.double())
     at, terms, coordinates = (torch.where(vague.movedim(1, -1), 0, t) for t in (at, terms, coordinates))
-
-    def sample(source: Tensor, fill: Tensor | None, coordinates: Tensor) -> Tensor:
-        options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
-        out = F.grid_sample(source[index], coordinates, **options)
-        if fill is not None:
-            ones = torch.ones_like(source[:1, :1]).expand(len(index), -1, -1, -1)
-            out = out + (1 - F.grid_sample(ones, coordinates, **options)) * fill[:, None, None]
-        return out
-
-    output = sample(input, fill, coordinates)
+    output = _sampled(input, coordinates, index, mode, padding_mode, align_corners, fill)
     wanted = [input, theta, coordinates] + ([] if fill is None else [fill])
     grads = torch.autograd.grad(output, wanted, grad_output, retain_graph=True, allow_unused=True)
     grads = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, wanted, strict=True)]
