@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 import oracle
 import torch
+from layouts import LAYOUTS, lay_out
+from operands import EXAMPLES as EXAMPLES
+from operands import IDENTITY as IDENTITY
+from operands import make_fill, make_flow, make_grad, make_input, make_theta, transform_of
+from operands import random_theta as random_theta
 from torch import Tensor
 
 import tstn
-from tstn import _configs, _plan, examples
+from tstn import _configs, _plan
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Relative to the size of the summed terms. Half types: one rounding, and a truncation for bfloat16 in the interpreter.
@@ -25,17 +30,6 @@ TOLERANCES = {
 TRANSFORMS = ("translation", "attention", "similarity", "affine", "grid")
 EVERY_TRANSFORM = (*TRANSFORMS, "projective", "flow", *oracle.SPLINES, *oracle.CUSTOM)
 MODES = ("bilinear", "nearest", "bicubic")
-IDENTITY = {
-    "translation": [0.0, 0.0],
-    "attention": [1.0, 0.0, 0.0],
-    "similarity": [1.0, 0.0, 0.0, 0.0],
-    "affine": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
-    "projective": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-    "lens": [0.0, 0.0, 0.0, 0.0],
-    "polar": [0.0, 0.0],
-    "moebius": [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]],
-}
-EXAMPLES = {"lens": examples.lens_distortion(), "polar": examples.polar(), "moebius": examples.moebius()}
 
 
 @dataclass(frozen=True)
@@ -49,8 +43,11 @@ class Case:
     align_corners: bool = False
     dtype: torch.dtype = torch.float32
     theta_dtype: torch.dtype = torch.float32
-    layout: str = "contiguous"  # "contiguous" | "channels_last" | "strided" | "expanded"
-    grad_layout: str = "contiguous"  # "contiguous" | "channels_last" | "expanded"
+    layout: str = "contiguous"  # one of LAYOUTS, as for every operand
+    theta_layout: str = "contiguous"
+    fill_layout: str = "contiguous"
+    index_layout: str = "contiguous"
+    grad_layout: str = "contiguous"  # "expanded": a sum's, which is 1 everywhere
     batching: str = "paired"  # "paired" | "shared" | "views" | "indexed"
     batch: int = 2
     views: int = 2
@@ -59,9 +56,16 @@ class Case:
     size: tuple[int, int] | None = (5, 8)
     needed: tuple[bool, bool, bool] = (True, True, True)  # gradients of input, theta, fill
     spread: float = 0.6
-    flow: str = "none"  # "none" | "contiguous" | "permuted" | "expanded"; not with a dense transform
+    flow: str = "none"  # or one of LAYOUTS; not with a dense transform
     flow_dtype: torch.dtype = torch.float32
     need_flow: bool = True
+    # Of LAYOUTS, what hooks give back in place of tensors saved for the backward pass.
+    saved: str = "untouched"
+    autocast: bool = False
+    # "first" | "create_graph": of the same, by what has more derivatives | "second", all in float64.
+    derivatives: str = "first"
+    # theta is itself plus a linear function of the input that it is for; all in float64.
+    linked: bool = False
     # Under torch.use_deterministic_algorithms(True).
     deterministic: bool = False
     # In the interpreter: many small tiles and channel runs, instead of one program per sample.
@@ -76,7 +80,8 @@ def draw(rng: random.Random) -> Case:
     transform = rng.choice((*TRANSFORMS, "projective", "projective", "flow", "spline", "spline", "custom"))
     if transform in ("spline", "custom"):
         transform = rng.choice(tuple(oracle.SPLINES if transform == "spline" else oracle.CUSTOM))
-    return Case(
+    layouts = ("contiguous", "contiguous", "channels_last", *LAYOUTS)
+    case = Case(
         transform=transform,
         mode=rng.choice(("bilinear", "bilinear", "nearest", "bicubic")),
         padding_mode=padding_mode,
@@ -84,8 +89,11 @@ def draw(rng: random.Random) -> Case:
         align_corners=rng.random() < 0.5,
         dtype=rng.choice(DTYPES),
         theta_dtype=rng.choice(DTYPES),
-        layout=rng.choice(("contiguous", "channels_last", "strided", "expanded")),
-        grad_layout=rng.choice(("contiguous", "channels_last", "expanded")),
+        layout=rng.choice(layouts),
+        theta_layout=rng.choice(layouts),
+        fill_layout=rng.choice(layouts),
+        index_layout=rng.choice(layouts),
+        grad_layout=rng.choice(layouts),
         batching=rng.choice(("paired", "shared", "views", "indexed")),
         batch=rng.randint(1, 4),
         views=rng.randint(1, 3),
@@ -94,96 +102,20 @@ def draw(rng: random.Random) -> Case:
         size=rng.choice((None, (rng.randint(1, 9), rng.randint(1, 9)))),
         needed=needed,
         spread=rng.choice((0.2, 0.6, 2.0)),
-        flow="none"
-        if transform in oracle.DENSE
-        else rng.choice(("none", "none", "contiguous", "permuted", "expanded")),
+        flow="none" if transform in oracle.DENSE or rng.random() < 0.4 else rng.choice(layouts),
         flow_dtype=rng.choice(DTYPES),
         need_flow=rng.random() < 0.7,
+        saved=rng.choice(LAYOUTS) if rng.random() < 0.3 else "untouched",
+        autocast=rng.random() < 0.2,
+        derivatives=rng.choice(("first", "first", "first", "first", "create_graph", "second")),
+        linked=rng.random() < 0.1,
         deterministic=rng.random() < 0.3,
         cut=rng.random() < 0.15,
         seed=rng.randrange(2**31),
     )
-
-
-def make_input(case: Case, device: str) -> Tensor:
-    shape = (1 if case.batching == "shared" else case.batch, case.channels, *case.input_size)
-    if case.layout == "expanded":
-        one = torch.randn(1, *shape[1:], dtype=torch.float64).to(case.dtype)
-        return one.to(device).expand(shape)
-    if case.layout == "strided":
-        wide = torch.full((shape[0], shape[1] + 1, shape[2] + 2, 2 * shape[3] + 1), float("nan"))
-        wide = wide.to(case.dtype).to(device)
-        view = wide[:, 1:, 1:-1, 1::2]
-        view.copy_(torch.randn(shape))
-        return view
-    x = torch.randn(shape, dtype=torch.float64).to(case.dtype).to(device)
-    return x.contiguous(memory_format=torch.channels_last) if case.layout == "channels_last" else x
-
-
-def make_theta(case: Case, size: tuple[int, int], device: str) -> tuple[Tensor, Tensor]:
-    """theta as the call takes it, and the input (M,) that each of its entries reads."""
-    batch = 1 if case.batching == "shared" else case.batch
-    if case.batching == "views":
-        lead, index = (batch, case.views), torch.arange(batch).repeat_interleave(case.views)
-    elif case.batching == "shared":
-        lead, index = (case.views,), torch.zeros(case.views, dtype=torch.int64)
-    elif case.batching == "indexed":
-        lead, index = (case.views + 2,), torch.randint(batch, (case.views + 2,))
-    else:
-        lead, index = (batch,), torch.arange(batch)
-    return random_theta(case, lead, size).to(case.theta_dtype).to(device), index
-
-
-def random_theta(case: Case, lead: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-    """theta (*lead, ...) in float32, about the identity, by ``case.spread``."""
-    if case.transform == "grid":
-        return torch.randn(*lead, *size, 2) * 0.8
-    if case.transform == "flow":
-        return torch.randn(*lead, *size, 2) * case.spread
-    if case.transform in oracle.SPLINES:
-        points = torch.tensor(oracle.SPLINES[case.transform].points)
-        return points + torch.randn(*lead, *points.shape) * case.spread / 2
-    identity = torch.tensor(IDENTITY[case.transform])
-    theta = identity + torch.randn(*lead, *identity.shape) * case.spread
-    if case.transform in oracle.CUSTOM:
-        # A distortion grows with the fourth power; a pole of Moebius' is in the picture only with a large spread.
-        return identity + (theta - identity) * 0.4
-    if case.transform == "projective":
-        # A pole in the picture only with a large spread; any overall scale and sign.
-        theta[..., 2, :2] *= 0.4
-        theta[..., 2, 2] = 1
-        theta *= torch.tensor([1.0, -1.0, 0.125, -37.0])[torch.randint(4, (*lead, 1, 1))]
-    return theta
-
-
-def make_flow(case: Case, lead: tuple[int, ...], size: tuple[int, int], device: str) -> Tensor | None:
-    """The displacements (*lead, H_out, W_out, 2) as the call takes them."""
-    if case.flow == "none":
-        return None
-    shape = (*(1 for _ in lead), *size, 2) if case.flow == "expanded" else (*lead, *size, 2)
-    flow = (0.3 * torch.randn(shape)).to(case.flow_dtype).to(device)
-    if case.flow == "permuted":
-        # As a convolution predicts it: the pair is the channel.
-        return flow.movedim(-1, -3).contiguous().movedim(-3, -1)
-    return flow.expand(*lead, *size, 2)
-
-
-def transform_of(case: Case) -> str | tstn.transforms.Transform:
-    """The transform as the call takes it."""
-    if case.transform not in oracle.SPLINES:
-        return EXAMPLES.get(case.transform, case.transform)
-    points, regularization = oracle.SPLINES[case.transform]
-    return tstn.ThinPlateSpline((3, 3) if points is oracle.LATTICE else torch.tensor(points), regularization)
-
-
-def make_grad(case: Case, output: Tensor) -> Tensor:
-    if case.grad_layout == "expanded":
-        return torch.ones((), dtype=output.dtype, device=output.device).expand_as(output)
-    grad = torch.randn(output.shape, dtype=torch.float64).to(output.dtype).to(output.device)
-    if case.grad_layout == "channels_last":
-        # The channels innermost, whatever stands before them.
-        return grad.movedim(-3, -1).contiguous().movedim(-1, -3)
-    return grad
+    if case.derivatives == "second" or case.linked:
+        case = replace(case, dtype=torch.float64, theta_dtype=torch.float64, flow_dtype=torch.float64)
+    return case
 
 
 @contextmanager
@@ -213,6 +145,18 @@ def _forget_plans() -> None:
 
 
 @contextmanager
+def surroundings(case: Case, device: str) -> Iterator[None]:
+    """Of the call alone: autocast, and hooks that put saved tensors into memory of another layout."""
+    with ExitStack() as stack:
+        if case.autocast:
+            stack.enter_context(torch.autocast(device, dtype=torch.bfloat16))
+        if case.saved != "untouched":
+            pack = torch.autograd.graph.saved_tensors_hooks(lambda t: lay_out(t, case.saved), lambda t: t)
+            stack.enter_context(pack)
+        yield
+
+
+@contextmanager
 def determinism(case: Case) -> Iterator[None]:
     """``torch.use_deterministic_algorithms(True)`` if the case asks for it; afterwards as before."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -239,24 +183,28 @@ class Call:
     def __init__(self, case: Case, device: str):
         torch.manual_seed(case.seed)
         self.case = case
+        self.device = device
         self.size = case.size or case.input_size
         self.transform = transform_of(case)
         self.input = make_input(case, device).requires_grad_(case.needed[0])
         self.theta, self.index = make_theta(case, self.size, device)
         self.theta.requires_grad_(case.needed[1])
-        self.fill: float | Tensor | None = None
-        if case.fill == "float":
-            self.fill = 0.7
-        elif case.fill == "tensor":
-            self.fill = torch.randn(case.channels).to(device).requires_grad_(case.needed[2])
+        self.fill = make_fill(case, device)
+        if isinstance(self.fill, Tensor):
+            self.fill.requires_grad_(case.needed[2])
         self.lead = self.theta.shape[:2] if case.batching == "views" else self.theta.shape[:1]
         self.flow = make_flow(case, self.lead, self.size, device)
         if self.flow is not None:
             self.flow.requires_grad_(case.need_flow)
+        self.link: Tensor | None = None
+        if case.linked:
+            pixels, numbers = self.input[0].numel(), self.theta[(0,) * len(self.lead)].numel()
+            self.link = 0.1 * torch.randn(pixels, numbers, dtype=torch.float64) / pixels**0.5
 
     def output(self, compiled: Callable[[Callable], Callable] = lambda f: f) -> Tensor:
         case = self.case
-        input_index = self.index.to(self.input.device) if case.batching == "indexed" else None
+        input_index = lay_out(self.index.to(self.device), case.index_layout) if case.batching == "indexed" else None
+        theta = self._linked(self.input, self.theta)
 
         def call(
             input: Tensor, theta: Tensor, fill: float | Tensor | None, input_index: Tensor | None, flow: Tensor | None
@@ -274,7 +222,14 @@ class Call:
                 flow=flow,
             )
 
-        return compiled(call)(self.input, self.theta, self.fill, input_index, self.flow)
+        with surroundings(case, self.device):
+            return compiled(call)(self.input, theta, self.fill, input_index, self.flow)
+
+    def _linked(self, input: Tensor, theta: Tensor) -> Tensor:
+        if self.link is None:
+            return theta
+        read = input.flatten(1)[self.index.to(input.device)]
+        return theta + (read @ self.link.to(input.device)).view(theta.shape)
 
     def wanted(self) -> dict[str, Tensor]:
         """What the case wants gradients of, by the names that the oracle's results have."""
@@ -283,31 +238,61 @@ class Call:
 
     def gradients(self, output: Tensor, grad: Tensor) -> dict[str, Tensor]:
         wanted = self.wanted()
-        grads = torch.autograd.grad(output, list(wanted.values()), grad) if wanted else ()
+        more = self.case.derivatives != "first"
+        grads = torch.autograd.grad(output, list(wanted.values()), grad, create_graph=more) if wanted else ()
         return dict(zip(wanted, grads, strict=True))
 
     def expected(self, grad: Tensor) -> oracle.Result:
         """The oracle's values, and its gradients for the output's gradient ``grad``."""
         case = self.case
-        fill = self.fill
-        if isinstance(fill, float):
-            fill = torch.full((case.channels,), fill, dtype=torch.float64)
+        input, theta, fill, flow = self._plain({})
         dtype = torch.float64 if case.dtype == torch.float64 else torch.float32
-        last = len(self.lead) - 1
         return oracle.evaluate(
-            self.input.detach().cpu(),
-            self.theta.detach().flatten(0, last).cpu(),
+            input,
+            theta,
             case.transform,
             self.size,
             self.index,
-            grad.cpu().flatten(0, last),
+            grad.cpu().flatten(0, len(self.lead) - 1),
             case.mode,
             case.padding_mode,
             case.align_corners,
-            None if fill is None else fill.detach().cpu(),
-            None if self.flow is None else self.flow.detach().flatten(0, last).cpu(),
+            fill,
+            flow,
             torch.finfo(dtype).eps / TOLERANCES[case.dtype],
         )
+
+    def edges(self) -> Tensor:
+        """The pixels (M, 1, H_out, W_out) whose output gradient is not compared."""
+        case = self.case
+        input, theta, _, flow = self._plain({})
+        return oracle.edges(input, theta, case.transform, self.size, case.mode, case.align_corners, flow)
+
+    def in_float64(self, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Values and unsure pixels by ``oracle.warp``, a function of ``leaves``, named and shaped as ``wanted()``."""
+        case = self.case
+        input, theta, fill, flow = self._plain(leaves)
+        options = case.mode, case.padding_mode, case.align_corners
+        return oracle.warp(input, theta, case.transform, self.size, self.index, *options, fill, flow)
+
+    def _plain(self, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Dense operands in float64 on the CPU, with one batch axis: ``leaves`` or else the case's own, detached."""
+        fill = (
+            torch.full((self.case.channels,), self.fill, dtype=torch.float64)
+            if isinstance(self.fill, float)
+            else self.fill
+        )
+        named = {"grad_input": self.input, "grad_theta": self.theta, "grad_fill": fill, "grad_flow": self.flow}
+        plain = {name: dense(t) for name, t in named.items() if t is not None} | leaves
+        theta, flow, last = plain["grad_theta"], plain.get("grad_flow"), len(self.lead) - 1
+        theta = self._linked(plain["grad_input"], theta).flatten(0, last)
+        flow = None if flow is None else flow.flatten(0, last)
+        return plain["grad_input"], theta, plain.get("grad_fill"), flow
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The values in float64, in memory of their own on the CPU."""
+    return torch.empty(tensor.shape, dtype=torch.float64).copy_(tensor.detach())
 
 
 def _check(case: Case, device: str, compiled: Callable[[Callable], Callable]) -> None:
@@ -315,20 +300,74 @@ def _check(case: Case, device: str, compiled: Callable[[Callable], Callable]) ->
     output = call.output(compiled)
     assert output.shape == (*call.lead, case.channels, *call.size)
     assert output.dtype == case.dtype
-    grad = make_grad(case, output.detach())
+    if case.autocast:
+        call.case = replace(case, autocast=False)
+        assert torch.equal(output, call.output(compiled)), "autocast changes the output"
+    if call.wanted() and (case.linked or case.derivatives == "second"):
+        _check_in_float64(call, output)
+        return
+    grad = make_grad(case, output.detach(), call.edges())
     expected = call.expected(grad)
     actual = output.detach().cpu().reshape(expected.output.shape).double()
     actual = torch.where(expected.vague, expected.output, actual)
     agree("output", actual, expected.output, expected.output_scale, TOLERANCES[case.dtype])
 
-    grad = torch.where(expected.on_edge.reshape(*call.lead, 1, *call.size).to(device), 0, grad)
     wanted = call.wanted()
     for name, got in call.gradients(output, grad).items():
         assert got.shape == wanted[name].shape
         assert got.dtype == wanted[name].dtype
         want, scale = getattr(expected, name), getattr(expected, f"{name}_scale")
         tolerance = max(TOLERANCES[case.dtype], TOLERANCES[got.dtype])
-        agree(name, got.cpu().double().reshape(want.shape), want, scale, tolerance)
+        agree(name, got.detach().cpu().double().reshape(want.shape), want, scale, tolerance)
+
+
+def _check_in_float64(call: Call, output: Tensor) -> None:
+    """Values and derivatives up to the second order against PyTorch's own of ``oracle.warp``.
+
+    Only in float64: here is no size of terms to measure roundings by, just the largest entry.
+    """
+    wanted = call.wanted()
+    leaves = {name: dense(t).requires_grad_() for name, t in wanted.items()}
+    expected_output, unsure = call.in_float64(leaves)
+    unsure = unsure.reshape(*call.lead, 1, *call.size)
+    expected_output = expected_output.reshape(output.shape)
+    _near("output", output, expected_output, ~unsure)
+    grad = make_grad(call.case, output.detach(), unsure)
+    second = call.case.derivatives == "second"
+    expected_grad = dense(grad).requires_grad_(second)
+    grad.requires_grad_(second)
+    actual = call.gradients(output, grad)
+    grads = torch.autograd.grad(expected_output, list(leaves.values()), expected_grad, create_graph=second)
+    expected = dict(zip(leaves, grads, strict=True))
+    for name, got in actual.items():
+        assert got.shape == wanted[name].shape
+        assert got.dtype == wanted[name].dtype
+        _near(name, got, expected[name])
+    if not second:
+        return
+    directions = {name: torch.randn(t.shape).to(t) for name, t in actual.items()}
+    again = _slopes(actual, directions, {**wanted, "grad_output": grad})
+    expected_again = _slopes(expected, directions, {**leaves, "grad_output": expected_grad})
+    for name, got in again.items():
+        # By the output's gradient, what is unsure in the first order shows.
+        _near(f"{name} of gradients", got, expected_again[name], ~unsure if name == "grad_output" else None)
+
+
+def _slopes(grads: dict[str, Tensor], directions: dict[str, Tensor], operands: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of ``grads`` along ``directions``."""
+    along = torch.stack([(grads[n].cpu().double() * directions[n].cpu().double()).sum() for n in grads]).sum()
+    if not along.requires_grad:
+        return {name: torch.zeros_like(t) for name, t in operands.items()}
+    found = torch.autograd.grad(along, list(operands.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(operands, found, strict=True))
+
+
+def _near(name: str, actual: Tensor, expected: Tensor, where: Tensor | None = None) -> None:
+    tolerance = 1e-9 if actual.dtype == torch.float64 else 1e-5
+    actual, expected = actual.detach().cpu().double(), expected.detach()
+    if where is not None:
+        actual, expected = torch.where(where, actual, 0), torch.where(where, expected, 0)
+    agree(name, actual, expected, torch.ones_like(expected) * expected.abs().amax() + 1e-3, tolerance)
 
 
 def agree(name: str, actual: Tensor, expected: Tensor, scale: Tensor, tolerance: float) -> None:
