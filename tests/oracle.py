@@ -327,6 +327,7 @@ def evaluate(
         mode,
         padding_mode,
         align_corners,
+        rounding,
     )
     return Result(
         output.detach(),

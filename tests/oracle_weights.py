@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Keys' family of cubic kernels; PyTorch's member of it.
 A = -0.75
+# About the size of the terms of ATen's polynomials for taps one to two pixels away, which cancel.
+FAR_TERMS = 16
 TAPS = {"nearest": (0,), "bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
@@ -74,16 +76,20 @@ def term_sizes(
     mode: str,
     padding_mode: str,
     align_corners: bool,
+    rounding: float = 0.0,
 ) -> TermSizes:
     """From the sizes of the images (M, C, H, W), the fill and the output's gradient.
 
     ``at`` is the coordinates (M, H_out, W_out, 2) in pixels and by how much each of them is unsure: a term's size
-    includes what it may gain by that.
+    includes what it may gain by that, and by the ``rounding`` of bicubic weights.
     """
     axes = []
     for axis, size in enumerate((source.shape[3], source.shape[2])):
         position, unsure = (t[..., axis] for t in at)
         weight, slope, curve = axis_weights(position, size, mode, padding_mode, align_corners, absolute=True)
+        if mode == "bicubic":
+            rounded = rounding * FAR_TERMS * (weight + slope + curve > 0)
+            weight, slope = weight + rounded, slope + rounded
         axes.append((weight + unsure[..., None] * slope, slope + unsure[..., None] * curve))
     (weight_x, slope_x), (weight_y, slope_y) = axes
 
