@@ -11,6 +11,7 @@ import cases
 import pytest
 import torch
 import torch.nn.functional as F
+from layouts import lay_out
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,30 +79,32 @@ def test_create_graph_where_operands_depend_on_the_input(place, kind):
 # What comes back from hooks.
 
 
-@pytest.mark.parametrize("transform", ["affine", "grid", "flow"])
+@pytest.mark.parametrize("transform", ["affine", "grid", "flow", "spline_five"])
 @pytest.mark.parametrize("layout", ["channels_last", "strided"])
-@pytest.mark.parametrize("pack", ["contiguous", "channels_last", "negated", "double and back"])
+@pytest.mark.parametrize("pack", ["contiguous", "channels_last", "reversed", "negated", "double and back"])
 def test_saved_tensor_hooks_may_change_the_layout(place, transform, layout, pack):
     case = cases.Case(transform=transform, layout=layout, spread=0.3)
     x = cases.make_input(case, place.device).requires_grad_()
-    size = case.size or (5, 8)
+    size, kind = case.size or (5, 8), cases.transform_of(case)
     theta = cases.make_theta(case, size, place.device)[0].requires_grad_()
     fill = torch.randn(3, device=place.device, requires_grad=True)
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         "contiguous": lambda t: t.contiguous().clone(memory_format=torch.contiguous_format),
         "channels_last": lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 2 else t,
+        # Every tensor of two axes or more: a spline saves its control points, too.
+        "reversed": lambda t: lay_out(t, "reversed"),
         "negated": lambda t: torch.ops.aten._neg_view(-t) if t.is_floating_point() else t,
         "double and back": lambda t: t.double().to(t.dtype),
     }
     grad = torch.randn(2, 3, *(case.size or ()), device=place.device)
 
     def grads() -> tuple[Tensor, ...]:
-        out = tstn.spatial_transform(x, theta, transform, case.size, fill_value=fill)
+        out = tstn.spatial_transform(x, theta, kind, case.size, fill_value=fill)
         return torch.autograd.grad(out, (x, theta, fill), grad)
 
     expected = grads()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: functions[pack](t.detach()), lambda t: t):
-        out = tstn.spatial_transform(x, theta, transform, case.size, fill_value=fill)
+        out = tstn.spatial_transform(x, theta, kind, case.size, fill_value=fill)
     close(torch.autograd.grad(out, (x, theta, fill), grad), expected)
 
 
