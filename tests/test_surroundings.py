@@ -661,6 +661,35 @@ def test_any_fill_value_without_compiling_again(place):
     torch.compiler.reset()
 
 
+class Warp(nn.Module):
+    """The functional call, of an image and a theta."""
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return tstn.spatial_transform(x, theta, mode="bicubic", padding_mode="border", align_corners=True)
+
+
+# The exporters' own: how one copies its graph, that the other is the old one, calls what is old, and keeps shapes.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The feature will be removed. Please remove usage:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_onnx(place, kind, dynamo, tmp_path):
+    """ONNX models are plain PyTorch, whoever computes here, and run without tstn."""
+    onnxruntime = [pytest.importorskip(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
+    x, theta = operands(place.device, channels=1)
+    model, arguments = (network(place.device), (x,)) if kind == "module" else (Warp().eval(), (x, theta))
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, arguments, path, dynamo=dynamo, opset_version=20, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    # Other numbers than those that were recorded.
+    arguments = tuple(t.cpu() for t in (x.flip(0), theta.flip(0))[: len(arguments)])
+    names = [value.name for value in session.get_inputs()]
+    (found,) = session.run(None, {name: t.numpy() for name, t in zip(names, arguments, strict=True)})
+    close(torch.from_numpy(found), model(*(t.to(place.device) for t in arguments)).cpu())
+
+
 def test_exported_programs_are_portable_unless_the_kernels_were_asked_for(place):
     if place.device != "cpu":
         pytest.skip("a GPU chooses the kernels by itself")
