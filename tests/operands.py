@@ -74,7 +74,7 @@ def random_theta(case: Case, lead: tuple[int, ...], size: tuple[int, int]) -> Te
 def make_fill(case: Case, device: str) -> float | Tensor | None:
     """The fill as the call takes it."""
     if case.fill == "tensor":
-        return _made(torch.randn(case.channels), case.fill_layout, device)
+        return _made(torch.randn(case.channels).to(case.fill_dtype), case.fill_layout, device)
     return 0.7 if case.fill == "float" else None
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from oracle_weights import term_sizes
+from oracle_weights import sample_by_weights, term_sizes
 from torch import Tensor
 
 
@@ -247,23 +247,6 @@ def edges(
     return functools.reduce(torch.logical_or, _unsure(at, terms, mode))
 
 
-def _sampled(
-    input: Tensor,
-    coordinates: Tensor,
-    index: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-    fill: Tensor | None,
-) -> Tensor:
-    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
-    out = F.grid_sample(input[index], coordinates, **options)
-    if fill is not None:
-        ones = torch.ones_like(input[:1, :1]).expand(len(index), -1, -1, -1)
-        out = out + (1 - F.grid_sample(ones, coordinates, **options)) * fill[:, None, None]
-    return out
-
-
 def warp(
     input: Tensor,
     theta: Tensor,
@@ -284,7 +267,12 @@ def warp(
     # Bicubic's second derivative has steps at whole pixels; reflection turns around at halves.
     unsure = functools.reduce(torch.logical_or, (*_unsure(at, terms, "bilinear"), *_unsure(at, terms, "nearest")))
     coordinates = torch.where(_unsure(at, terms, mode)[1].movedim(1, -1), 0, coordinates)
-    return _sampled(input, coordinates, index, mode, padding_mode, align_corners, fill), unsure
+    at = pixels(coordinates, (input.shape[2], input.shape[3]), align_corners)
+    out = sample_by_weights(input[index], at, mode, padding_mode, align_corners)
+    if fill is not None:
+        ones = torch.ones_like(input[:1, :1]).expand(len(index), -1, -1, -1)
+        out = out + (1 - sample_by_weights(ones, at, mode, padding_mode, align_corners)) * fill[:, None, None]
+    return out, unsure
 
 
 def evaluate(
@@ -315,7 +303,11 @@ def evaluate(
     on_edge = stepped | vague
     grad_output = torch.where(on_edge, 0, grad_output.double())
     at, terms, coordinates = (torch.where(vague.movedim(1, -1), 0, t) for t in (at, terms, coordinates))
-    output = _sampled(input, coordinates, index, mode, padding_mode, align_corners, fill)
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    output = F.grid_sample(input[index], coordinates, **options)
+    if fill is not None:
+        ones = torch.ones_like(input[:1, :1]).expand(len(index), -1, -1, -1)
+        output = output + (1 - F.grid_sample(ones, coordinates, **options)) * fill[:, None, None]
     wanted = [input, theta, coordinates] + ([] if fill is None else [fill])
     grads = torch.autograd.grad(output, wanted, grad_output, retain_graph=True, allow_unused=True)
     grads = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, wanted, strict=True)]

@@ -18,7 +18,8 @@ def kernel(distance: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor]:
     """The weight at a signed distance from a tap within its reach, and its first and second derivative."""
     t, zero = distance.abs(), torch.zeros_like(distance)
     if mode == "nearest":
-        return torch.ones_like(t), zero, zero
+        # A function of the distance to autograd, too.
+        return 1 + 0 * t, zero, zero
     if mode == "bilinear":
         return 1 - t, -torch.where(distance < 0, -1.0, 1.0).to(t.dtype), zero
     near, far = t <= 1, t < 2
@@ -49,14 +50,25 @@ def axis_weights(
     With ``absolute`` the sizes of all three; where several taps read one pixel, the sum of the taps' sizes.
     """
     first = x.round() if mode == "nearest" else x.floor()
-    weights, slopes, curves = (torch.zeros(*x.shape, size, dtype=x.dtype) for _ in range(3))
+    weights, slopes, curves = (x.new_zeros(*x.shape, size) for _ in range(3))
     for shift in TAPS[mode]:
-        tap = first + shift
+        tap = (first + shift).detach()
         pixel = padded(tap.long(), size, padding_mode, align_corners)
-        one_hot = (pixel[..., None] == torch.arange(size)).to(x.dtype)
+        one_hot = (pixel[..., None] == torch.arange(size, device=x.device)).to(x.dtype)
         for total, value in zip((weights, slopes, curves), kernel(x - tap, mode), strict=True):
             total += (value.abs() if absolute else value)[..., None] * one_hot
     return weights, slopes, curves
+
+
+def sample_by_weights(image: Tensor, at: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
+    """(M, C, H, W) at ``at`` (M, H_out, W_out, 2) in pixels, with derivatives of any order away from whole pixels.
+
+    Not every PyTorch has a second derivative of F.grid_sample.
+    """
+    weights_x, weights_y = (
+        axis_weights(at[..., axis], image.shape[3 - axis], mode, padding_mode, align_corners)[0] for axis in (0, 1)
+    )
+    return torch.einsum("mhwi,mhwj,mcij->mchw", weights_y, weights_x, image)
 
 
 class TermSizes(NamedTuple):

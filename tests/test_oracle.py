@@ -4,7 +4,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle_weights import axis_weights, kernel
+from oracle_weights import axis_weights, kernel, sample_by_weights
 
 
 @pytest.mark.parametrize("name", oracle.SPLINES)
@@ -45,6 +45,9 @@ def test_weights_are_pytorchs(mode, padding_mode, align_corners, size):
     extent = [(n - 1) / 2 if align_corners else n / 2 for n in size]
     torch.testing.assert_close(torch.einsum("mhwi,mhwj,mcij->mhw", wy, dx, image) * extent[1], slope[..., 0])
     torch.testing.assert_close(torch.einsum("mhwi,mhwj,mcij->mhw", dy, wx, image) * extent[0], slope[..., 1])
+    at = oracle.pixels(grid, size, align_corners)
+    values = sample_by_weights(image, at, mode, padding_mode, align_corners)
+    torch.testing.assert_close((values, torch.autograd.grad(values.sum(), grid)[0]), (expected, slope))
     # No term is smaller than the sum it is part of.
     assert (axis_weights(at[..., 0], size[1], mode, padding_mode, align_corners, absolute=True)[0] >= wx.abs()).all()
 
