@@ -5,8 +5,12 @@
 
 Triton's launcher runs as on a GPU up to the last step, which a stub takes: the kernels are compiled for one, and what
 would start them returns at once. Timed are a forward pass, and a forward and a backward pass, of a small affine warp,
-from the call to the last launch; and bare launches of the same kernels with the same arguments through Triton's own
-``kernel[grid](...)``, which is what anybody who writes a kernel pays. Their difference is what tstn adds.
+from the call to the last launch: checks, memory, autograd and launches. Beside them stand bare launches of the same
+kernels with the same arguments through Triton's own ``kernel[grid](...)``, which is what anybody who writes a kernel
+pays. Their difference may be negative: a plan keeps what Triton would look up again for every launch.
+
+What only a GPU has is not in it: asking for the current device and stream, CUDA's allocator, and the thread in which
+the backward pass runs there.
 """
 
 from __future__ import annotations

@@ -352,6 +352,8 @@ def test_lens_distortion_of_no_camera_is_brown_conradys() -> None:
         (((True, 1.0),), TypeError, "focal must be two numbers"),
         (((1.0, 1.0, 1.0),), ValueError, "focal must be two finite numbers"),
         (((1.0, math.nan),), ValueError, "focal must be two finite numbers"),
+        (((1.0, 10**400),), ValueError, "focal must be two finite numbers"),
+        ((b"12",), TypeError, "focal must be two numbers"),
         (((1.0, 0.0),), ValueError, r"focal must not be zero; got \(1.0, 0.0\)"),
         (((1.0, 1.0), (0.0, math.inf)), ValueError, "centre must be two finite numbers"),
         (((1.0, 1.0), None), TypeError, "centre must be two numbers, .*; got NoneType"),

@@ -4,7 +4,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROMISES = ROOT / "docs" / "promises.md"
 TEXTS = [
-    ROOT / "README.md",
+    *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
     *(path for folder in ("tstn", "bench", "kernels") for path in (ROOT / folder).rglob("*.py")),
 ]

@@ -148,6 +148,20 @@ def test_fake_tensors_go_through_the_op(kernel_place):
     assert y.shape == (2, 3, 4, 4)
 
 
+@pytest.mark.parametrize("size", [(2, 3), (1, 1), (2, 0), (0, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1), (0, 3, 4, 5)], ids=str)
+def test_fake_results_lie_as_real_ones_do(kernel_place, shape, size):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.rand(shape, device=kernel_place.device).contiguous(memory_format=memory_format)
+        theta = torch.eye(2, 3, device=kernel_place.device).repeat(shape[0], 1, 1)
+        real = tstn.spatial_transform(x, theta, size=size)
+        with FakeTensorMode() as mode:
+            fake = tstn.spatial_transform(mode.from_tensor(x), mode.from_tensor(theta), size=size)
+        assert fake.stride() == real.stride()
+
+
 def test_a_compiled_function_never_drops_a_tangent(place):
     """Compiled for plain tensors first: dual ones must not meet that code. PyTorch 2.15 refuses them."""
     x, theta, _ = make("affine", place.device, requires_grad=False)

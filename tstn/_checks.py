@@ -114,11 +114,15 @@ def require_positive(name: str, value: object) -> int:
 
 def require_pair(name: str, value: object) -> tuple[float, float]:
     """Two finite real numbers, as plain Python's."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be two numbers, (x, y); got {type(value).__name__}")
     if any(isinstance(number, bool) or not isinstance(number, Real) for number in value):
         raise TypeError(f"{name} must be two numbers, (x, y); got {tuple(value)!r}")
-    numbers = tuple(float(number) for number in value)
+    try:
+        numbers = tuple(map(float, value))
+    # An int may be too large to be a float.
+    except OverflowError:
+        numbers = ()
     if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} must be two finite numbers, (x, y); got {tuple(value)!r}")
     return numbers[0], numbers[1]

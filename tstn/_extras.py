@@ -1,4 +1,4 @@
-"""What of tstn is optional, and how one gets it."""
+"""Optional dependencies, and how to install them."""
 
 from __future__ import annotations
 

@@ -114,8 +114,7 @@ def call_of(operands: Operands, warp: Warp) -> tuple[Call, Operands, float]:
         if tensor is not None and tensor.is_neg():
             operands = Operands(*(t if t is None else t.resolve_neg() for t in operands))  # pyright: ignore
             break
-    if warp.fill_value != 0:
-        operands = with_precise_fill(operands, warp)
+    operands = with_precise_fill(operands, warp)
     call = _plan.call(operands, warp)
     if not call.is_readable:
         _, theta, _, _, index, constants = operands

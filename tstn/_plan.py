@@ -311,7 +311,10 @@ def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
     """Without gaps, in one of the two memory formats."""
-    _, c, h, w = (max(size, 1) for size in layout.shape)
+    _, c, h, w = layout.shape
+    if not channels_last:
+        # As PyTorch has it; in the other format it counts an empty axis as empty.
+        c, h, w = (max(size, 1) for size in (c, h, w))
     stride = (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
     return layout._replace(stride=stride)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -218,16 +216,7 @@ def normalised_lattice(size: tuple[int, int], align_corners: bool, like: Tensor)
 
 
 class MatrixTransform(Transform):
-    """A transform that is a matrix on (x, y, 1), with fewer or equally many free numbers.
-
-    The ``from_matrix`` that a class defines is given matrices (..., 3, 3) only: what its caller gives is checked, and
-    gets its last row, before.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "from_matrix" in cls.__dict__:
-            cls.from_matrix = _given_square_matrices(cls.from_matrix)
+    """A transform that is a matrix on (x, y, 1), with fewer or equally many free numbers."""
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
@@ -236,6 +225,8 @@ class MatrixTransform(Transform):
     @abstractmethod
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """Theta (..., *theta_shape) of matrices that belong to the family.
+
+        The families here take both shapes; one of your own may take (..., 3, 3) alone, as the algebra below gives it.
 
         Args:
             matrix: (..., 3, 3), or (..., 2, 3) with the last row (0, 0, 1) left out, of a floating dtype. Numbers that
@@ -317,17 +308,6 @@ class MatrixTransform(Transform):
         return _matrix_product(self.matrix(numbers.unflatten(1, self.theta_shape)), x, y)
 
 
-def _given_square_matrices(from_matrix: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A family's ``from_matrix``, which reads matrices (..., 3, 3), for all matrices that one may give it."""
-
-    @wraps(from_matrix)
-    def checked(self: MatrixTransform, matrix: Tensor) -> Tensor:
-        _checks.require_matrix(matrix)
-        return from_matrix(self, _square(matrix))
-
-    return checked
-
-
 Scales = tuple[tuple[float, float, float], ...]
 
 
@@ -357,6 +337,12 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
+def _checked(matrix: Tensor) -> Tensor:
+    """What ``from_matrix`` was given, as (..., 3, 3)."""
+    _checks.require_matrix(matrix)
+    return _square(matrix)
+
+
 def _square(matrix: Tensor) -> Tensor:
     """(..., 2, 3) to (..., 3, 3) by the row (0, 0, 1)."""
     if matrix.shape[-2] == 3:
@@ -382,7 +368,7 @@ class Translation(MatrixTransform):
         return _matrix(one, zero, tx, zero, one, ty)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        return matrix[..., :2, 2]
+        return _checked(matrix)[..., :2, 2]
 
 
 @dataclass(frozen=True)
@@ -398,6 +384,7 @@ class Attention(MatrixTransform):
         return _matrix(s, zero, tx, zero, s, ty)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
+        matrix = _checked(matrix)
         return torch.stack((matrix[..., 0, 0], matrix[..., 0, 2], matrix[..., 1, 2]), dim=-1)
 
 
@@ -423,6 +410,7 @@ class Similarity(MatrixTransform):
         return _matrix(a, -b, tx, b, a, ty)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
+        matrix = _checked(matrix)
         return torch.stack((matrix[..., 0, 0], matrix[..., 1, 0], matrix[..., 0, 2], matrix[..., 1, 2]), dim=-1)
 
 
@@ -437,7 +425,7 @@ class Affine(MatrixTransform):
         return theta
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        return matrix[..., :2, :]
+        return _checked(matrix)[..., :2, :]
 
 
 @dataclass(frozen=True)
@@ -466,7 +454,7 @@ class Projective(MatrixTransform):
         return theta
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
-        return matrix
+        return _checked(matrix)
 
 
 class DenseTransform(Transform):
