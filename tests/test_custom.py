@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Place
+from oracle_weights import sample_by_weights
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -305,6 +307,25 @@ def test_examples_at_identity() -> None:
         for align_corners in (False, True):
             expected = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 4, 5], align_corners)
             torch.testing.assert_close(transform.grid(theta, (4, 5), align_corners), expected)
+
+
+@pytest.mark.parametrize("name", ["swirl", "lens", "moebius"])
+def test_second_derivatives_where_the_first_are_zero(place, name):
+    """A flat image has no slope, but what changes it has: as for a penalty on gradients over a background."""
+    transform, numbers = CASES[name]
+    theta = numbers.to(place.device, torch.float64)[None].requires_grad_()
+    x = torch.ones(1, 1, 4, 5, dtype=torch.float64, device=place.device, requires_grad=True)
+    direction = torch.randn(theta.shape, dtype=torch.float64, device=place.device)
+
+    def through_theta(out: Tensor) -> Tensor:
+        (grad,) = torch.autograd.grad(out.sin().sum(), theta, create_graph=True)
+        return torch.autograd.grad((grad * direction).sum(), x)[0]
+
+    at = oracle.pixels(grid_by_hand(name, theta, (4, 5), False), (4, 5), False)
+    expected = through_theta(sample_by_weights(x, at, "bilinear", "border", False))
+    assert expected.abs().max() > 0.1
+    actual = through_theta(tstn.spatial_transform(x, theta, transform, padding_mode="border"))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

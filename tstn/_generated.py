@@ -74,7 +74,8 @@ def _in_pytorch(results: Sequence[Expression], gradients: Sequence[Expression]) 
     map_body, called = statements(results, names, PYTORCH)
     map_body.append(f"return {', '.join(called[result] for result in results)}")
     lines, called = statements(gradients, names, PYTORCH)
-    values = "".join(f"torch.where(live, {called[g]}, 0.0), " for g in gradients)
+    # A zero that is one anyway is left as it is: a second derivative goes through it.
+    values = "".join(f"torch.where(live | ({called[g]} == {called[g]}), {called[g]}, 0.0), " for g in gradients)
     vjp_body = ["live = (grad_x != 0) | (grad_y != 0)", *lines, f"return ({values})"]
     return _PYTORCH.format(map_body="\n    ".join(map_body), vjp_body="\n    ".join(vjp_body))
 
