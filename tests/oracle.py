@@ -134,8 +134,12 @@ def grid(transform: str, theta: Tensor, size: tuple[int, int], align_corners: bo
         w = torch.where(w == 0, 1, w)
         return torch.stack((u / w, v / w), -1)
     if transform in CUSTOM:
-        numbers = theta.flatten(1).unbind(1)
-        return torch.stack(CUSTOM[transform](*(n[:, None, None] for n in numbers), *target.unbind(-1)), -1)
+        numbers = theta.flatten(1)[..., None, None].expand(-1, -1, *size).unbind(1)
+        source = torch.stack(CUSTOM[transform](*(n.detach() for n in numbers), *target.unbind(-1)), -1)
+        # At a pole there is no gradient, and 0 times infinity is none.
+        seen = source.isfinite().all(-1)
+        numbers = (torch.where(seen, n, n.detach()) for n in numbers)
+        return torch.stack(CUSTOM[transform](*numbers, *target.unbind(-1)), -1)
     points, coefficients = _spline_coefficients(SPLINES[transform], theta)
     return torch.einsum("hwk,mkc->mhwc", _spline_basis(points, target), coefficients)
 
@@ -348,7 +352,8 @@ def _theta_scale(
     target = targets(size, align_corners)
     if transform in CUSTOM:
         by_theta, _ = _custom_slopes(transform, theta, target)
-        return torch.einsum("mphwc,mhwc->mp", by_theta.abs(), grad_grid).reshape(theta.shape)
+        through = (by_theta.abs() * grad_grid[:, None]).nan_to_num(0, 0, 0)
+        return through.sum((2, 3, 4)).reshape(theta.shape)
     homogeneous = torch.cat((target, torch.ones_like(target[..., :1])), -1).abs()
     if transform == "projective":
         exact = _homogeneous(theta, target)

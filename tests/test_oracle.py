@@ -96,3 +96,11 @@ def test_scales_bound_what_they_are_scales_of(transform, mode):
     assert not result.vague.any()
     for name in ("output", "grad_input", "grad_theta", "grad_fill", "grad_flow"):
         assert (getattr(result, name).abs() <= getattr(result, f"{name}_scale") * (1 + 1e-9) + 1e-12).all(), name
+
+
+def test_a_pole_of_a_custom_map_has_no_gradient():
+    theta = torch.full((1, 4, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    grid = oracle.grid("moebius", theta, (3, 3), True)
+    assert (~grid.isfinite()).any(-1).sum() == 1
+    torch.where(grid.isfinite(), grid, 0).sum().backward()
+    assert theta.grad.isfinite().all()
