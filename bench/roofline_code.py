@@ -18,7 +18,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 
 from bench.aot_code import SASS_LINE, SASS_WIDTHS, specialize
-from bench.roofline_ir import Kernel, parse
+from tstn_cpu.ir import Kernel, parse
 from tstn._launch import Launch
 
 Place = tuple[str, int]

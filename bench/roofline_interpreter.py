@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.roofline_ir import ACCESSES, SIZES, Kernel, Operation, Type
+from tstn_cpu.ir import ACCESSES, SIZES, Kernel, Operation, Type
 
 Array = NDArray[Any]
 

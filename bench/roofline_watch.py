@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.roofline_code import Compiled, Site
 from bench.roofline_interpreter import DTYPES, Memory
-from bench.roofline_ir import ACCESSES, SIZES, Operation
+from tstn_cpu.ir import ACCESSES, SIZES, Operation
 from bench.roofline_lanes import requests
 
 Array = NDArray[Any]

@@ -22,7 +22,7 @@ from bench import roofline
 from bench.roofline_cards import CARDS, CEILINGS, Work
 from bench.roofline_code import Compiled, machine_code
 from bench.roofline_interpreter import Interpreter, Memory
-from bench.roofline_ir import parse
+from tstn_cpu.ir import parse
 from bench.roofline_lanes import requests
 from bench.roofline_memory import MOST_RUNS, WARM, Buffer, Run, Traffic, hits, past_l1, past_l2, runs, simulate
 from bench.roofline_model import Geometry, Prediction, _Kept

@@ -1,6 +1,7 @@
-"""Read Triton's GPU dialect, the form of a kernel that machine code is made from.
+"""Read a kernel in the form in which Triton prints it, before or after layouts are chosen.
 
-What is dead is gone in it, what is invariant has left its loop, and every access says which lane has which element.
+Before, tensors are lanes without a place; after, in Triton's GPU dialect, what is dead is gone, what is invariant has
+left its loop, and every access says which lane has which element.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""LLVM's part: from text to object code for this CPU, and from there into memory."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from typing import Any
+
+from llvmlite import binding
+
+from tstn_cpu.host import host
+
+_lock = threading.Lock()
+_names = itertools.count()
+# Of what was loaded, so that it stays; and what loads it.
+_state: dict[str, Any] = {}
+
+
+def _machine() -> Any:
+    """LLVM's description of this CPU."""
+    if "machine" not in _state:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        target = binding.Target.from_default_triple()
+        of = host()
+        _state["machine"] = target.create_target_machine(cpu=of.cpu, features=of.features, opt=2, reloc="pic", jit=True)
+    return _state["machine"]
+
+
+def object_code(text: str) -> bytes:
+    """Compile LLVM's text."""
+    with _lock:
+        machine = _machine()
+        context = binding.create_context()
+        module = binding.parse_assembly(text, context)
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        options = binding.create_pipeline_tuning_options(speed_level=2)
+        options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
+        builder = binding.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(module, builder)
+        return machine.emit_object(module)
+
+
+def load(code: bytes, symbol: str) -> int:
+    """The address of a function of some object code, which stays in memory."""
+    with _lock:
+        if "jit" not in _state:
+            binding.initialize_native_target()
+            binding.initialize_native_asmprinter()
+            _state["jit"] = binding.create_lljit_compiler()
+            _state["loaded"] = []
+        library = binding.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(symbol)
+        tracker = library.link(_state["jit"], f"kernel{next(_names)}")
+        _state["loaded"].append(tracker)
+        return tracker[symbol]
+
+
+def function(address: int, *arguments: Any) -> Any:
+    """What is at an address, as Python calls it: without holding the interpreter's lock."""
+    return ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(address)

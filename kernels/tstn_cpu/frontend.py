@@ -1,0 +1,156 @@
+"""Triton's part: from a ``@triton.jit`` function and its arguments to the form before layouts are chosen.
+
+The backend has the shape of Triton's own and is used by nothing but this package: it is not registered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from triton._C.libtriton import ir, passes
+from triton.backends.compiler import BaseBackend, GPUTarget
+from triton.compiler.compiler import ASTSource
+
+from tstn_cpu import libdevice
+
+INT32 = range(-(2**31), 2**31)
+# Triton's names of types, by ours.
+TRITON_NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
+
+
+class Pointer(NamedTuple):
+    """Memory that a kernel takes: what it points at, by a name as in "f32"."""
+
+    element: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What Triton's front end asks a backend for."""
+
+    num_warps: int = 1
+    num_ctas: int = 1
+    num_stages: int = 1
+    warp_size: int = 1
+    enable_fp_fusion: bool = True
+    supported_fp8_dtypes: tuple[str, ...] = ()
+    deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
+    default_dot_input_precision: str = "ieee"
+    allowed_dot_input_precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3")
+    max_num_imprecise_acc_default: int = 0
+    extern_libs: tuple[Any, ...] = ()
+    debug: bool = False
+    backend_name: str = "cpu"
+    sanitize_overflow: bool = False
+    arch: str = "cpu"
+    instrumentation_mode: str = ""
+
+    def hash(self) -> str:
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+
+class Backend(BaseBackend):
+    """The CPU, as Triton's compiler sees a backend."""
+
+    binary_ext = "obj"
+
+    @staticmethod
+    def supports_target(target: GPUTarget) -> bool:
+        return target.backend == "cpu"
+
+    def hash(self) -> str:
+        return "cpu"
+
+    def parse_options(self, options: dict[str, Any]) -> Options:
+        return Options(**{name: options[name] for name in Options.__dataclass_fields__ if name in options})
+
+    def add_stages(self, stages: dict[str, Any], options: object, language: object = None) -> None:
+        stages["ttir"] = lambda module, metadata: self.make_ttir(module)
+
+    def load_dialects(self, context: Any) -> None:
+        pass
+
+    def get_codegen_implementation(self, options: object) -> dict[str, Any]:
+        return {"min_dot_size": lambda left, right: (1, 1, 1)}
+
+    def get_module_map(self) -> dict[str, ModuleType]:
+        return {"triton.language.extra.libdevice": libdevice}
+
+    def pack_metadata(self, metadata: object) -> tuple[()]:
+        return ()
+
+    @staticmethod
+    def make_ttir(module: Any) -> Any:
+        """Inline, simplify, and unroll what asks for it."""
+        manager = ir.pass_manager(module.context)
+        passes.common.add_inliner(manager)
+        passes.common.add_canonicalizer(manager)
+        passes.ttir.add_combine(manager)
+        passes.ttir.add_reorder_broadcast(manager)
+        passes.common.add_cse(manager)
+        passes.ttir.add_triton_licm(manager)
+        passes.common.add_symbol_dce(manager)
+        passes.ttir.add_loop_unroll(manager)
+        manager.run(module, "make_ttir")
+        return module
+
+
+@lru_cache(maxsize=1)
+def _backend() -> Backend:
+    return Backend(TARGET)
+
+
+TARGET = GPUTarget("cpu", "cpu", 1)
+
+
+def source(kernel: Any, arguments: Sequence[Any], constexprs: Mapping[str, Any]) -> ASTSource:
+    """A kernel for such arguments: integers of value 1 are compiled in, as Triton does, unless it is asked not to.
+
+    Args:
+        kernel: A ``@triton.jit`` function.
+        arguments: Those that are no constexprs, in order: numbers, and a :class:`Pointer` for memory.
+        constexprs: By name.
+    """
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    given = iter(arguments)
+    for i, parameter in enumerate(kernel.params):
+        if parameter.is_constexpr:
+            kind, constants[i,] = "constexpr", constexprs[parameter.name]
+        else:
+            argument = next(given)
+            kind = _kind(argument, parameter)
+            if kind == "constexpr":
+                constants[i,] = argument
+        signature[parameter.name] = kind
+    return ASTSource(kernel, signature, constants, {})
+
+
+def _kind(argument: Any, parameter: Any) -> str:
+    if isinstance(argument, Pointer):
+        return "*" + TRITON_NAMES.get(argument.element, argument.element)
+    if isinstance(argument, bool):
+        return "i1"
+    if isinstance(argument, float):
+        return "fp32"
+    if argument == 1 and not parameter.do_not_specialize:
+        return "constexpr"
+    return "i32" if argument in INT32 else "i64"
+
+
+def ttir(kernel_source: ASTSource) -> str:
+    """The kernel's text before layouts are chosen, with the places in the source that it comes from."""
+    backend = _backend()
+    options = backend.parse_options({})
+    context = ir.context()
+    ir.load_dialects(context)
+    functions = backend.get_codegen_implementation(options)
+    module = kernel_source.make_ir(TARGET, options, functions, backend.get_module_map(), context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options)
+    return str(stages["ttir"](module, {}))
