@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from types import TracebackType
 
@@ -46,6 +47,16 @@ _choice = os.environ.get("TSTN_BACKEND") or "auto"
 # Which object made the choice; 0 is the environment.
 _chosen_by = 0
 _numbers = itertools.count(1)
+
+
+@lru_cache(maxsize=1)
+def why_not_native() -> str | None:
+    """Why the kernels cannot run on this CPU, as the end of a sentence; None if they can."""
+    if not TRITON_INSTALLED:
+        return "Triton is not installed (pip install triton; Linux only)"
+    import tstn_cpu
+
+    return tstn_cpu.why_not()
 
 
 class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
@@ -108,7 +119,7 @@ def backend_for(tensor: Tensor) -> str:
     if _choice == "torch" or _is_portable():
         return "torch"
     if _choice == "auto":
-        if device != "cuda" or not TRITON_INSTALLED:
+        if not TRITON_INSTALLED or (device != "cuda" and (device != "cpu" or INTERPRETED or why_not_native())):
             return "torch"
     else:
         if _choice != "triton":
@@ -117,11 +128,15 @@ def backend_for(tensor: Tensor) -> str:
             raise RuntimeError(
                 "backend 'triton' was asked for, but Triton is not installed (pip install triton; Linux only)"
             )
-        if device != "cuda" and not (device == "cpu" and INTERPRETED):
+        if device not in ("cuda", "cpu"):
             raise RuntimeError(
-                f"backend 'triton' was asked for, but it cannot run on a {device} tensor: it needs a CUDA or ROCm "
-                "device, or TRITON_INTERPRET=1 set before tstn is imported to run the kernels on the CPU, slowly"
+                f"backend 'triton' was asked for, but it cannot run on a {device} tensor: it needs a CPU or a CUDA or "
+                "ROCm device"
             )
+        if device == "cpu" and not INTERPRETED:
+            reason = why_not_native()
+            if reason is not None:
+                raise RuntimeError(f"backend 'triton' was asked for, but it cannot run on this CPU: {reason}")
     if INTERPRETED and not NUMPY_INSTALLED:
         raise RuntimeError(
             "Triton's interpreter, which TRITON_INTERPRET asks for, needs NumPy, and it is not installed "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -21,6 +21,8 @@ class Config:
     samples: int = 1
     # Registers a lane may have on NVIDIA, where the compiler would rather spill a few than run fewer warps.
     maxnreg: int | None = None
+    # In channels_last: whether lanes lie over channels, or over pixels as if the images were strided.
+    over_channels: bool = True
 
     def tiles(self, size: Sequence[int]) -> tuple[int, int]:
         """How many cover an image of ``size`` (height, width): in all, and side by side."""
@@ -92,22 +94,16 @@ SPLINE_PRODUCT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=64)
 FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
+# On a CPU lanes are those of a few vector registers, and neighbours in memory.
+CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1)
+CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2)
+CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3)
+CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4)
+CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2)
+CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16, over_channels=True)
+CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4)
+CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4)
 
-# Programs below which the card's multiprocessors (about 130, several programs each) would idle: channels are then
-# split over programs, at the cost of computing the coordinates again.
-ENOUGH_PROGRAMS = 1024
-# Thetas of one input that a program takes at least, where there are too few programs.
-THETAS_PER_SHARE = 4
-# Programs that sum theta's gradient, where several tiles each leave so many: a sum over the lanes takes a third of
-# one tile's instructions.
-PLENTY_OF_PROGRAMS = 4096
-MOST_TILES = 8
-# Partial sums of theta's gradient, in numbers of all samples together. Splines, which leave many numbers a tile, go
-# through more tiles in one program rather than write more. Half a megabyte in float32.
-THETA_PARTS = 2**17
-FEW_NUMBERS = 16
-# Programs below which a spline's samples have less company, and more partial sums are written.
-SPLINE_PROGRAMS = 512
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,26 @@ class Work:
     laden: bool = False
 
 
+def choose_for_cpu(work: Work) -> Config:
+    """The configuration for some work on a CPU."""
+    if work.channels_last and work.channels > 4:
+        return CPU_CHANNELS_16
+    last = min(work.channels, 4) - 1
+    if work.map == "spline":
+        row = CPU_SPLINE_1 if work.channels == 1 else CPU_SPLINE_4
+        return replace(row, over_channels=False)
+    if work.itemsize == 8:
+        return replace(CPU_DOUBLE_2, over_channels=False, block_c=min(work.channels, 2))
+    return replace((CPU_PIXELS_1, CPU_PIXELS_2, CPU_PIXELS_3, CPU_PIXELS_4)[last], over_channels=False)
+
+
+def choose_for_interpreter(work: Work) -> Config:
+    """One for all work."""
+    return replace(INTERPRETER, samples=8 if work.map == "spline" else 1)
+
+
 def choose(work: Work) -> Config:
-    """The configuration for some work."""
+    """The configuration for some work on a GPU."""
     if work.channels_last:
         return _choose_channels_last(work)
     double = work.itemsize == 8
@@ -208,34 +222,97 @@ def _of_spline(row: Config, work: Work) -> Config:
     return replace(row, samples=4, maxnreg=128 if work.bicubic or work.fixed else row.maxnreg)
 
 
-def samples_per_program(config: Config, tiles: int, thetas: int) -> int:
-    """How many samples one program goes through: all programs as many, and enough programs."""
-    samples = config.samples
-    while samples > 1 and (samples > thetas or -(-thetas // samples) * tiles < SPLINE_PROGRAMS):
-        samples //= 2
-    return samples
+@dataclass(frozen=True)
+class Place:
+    """Where kernels run, and how work is dealt to programs there."""
+
+    choose: Callable[[Work], Config]
+    # Programs below which processors would idle: channels are then split over programs, at the cost of computing the
+    # coordinates again.
+    enough_programs: int
+    # Thetas of one input that a program takes at least, where there are too few programs.
+    thetas_per_share: int
+    # Programs that sum theta's gradient, where several tiles each leave so many, and how many tiles at most: a sum
+    # over the lanes takes a third of one tile's instructions.
+    plenty_of_programs: int
+    most_tiles: int
+    # Partial sums of theta's gradient, in numbers of all samples together. Splines, which leave many numbers a tile, go
+    # through more tiles in one program rather than write more.
+    theta_parts: int
+    # Programs below which a spline's samples have less company, and more partial sums are written.
+    spline_programs: int
+    # Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
+    block: int
+    block_parts: int
+    block_p: int
+    block_c: int
+    # Rows and samples of spline_product_kernel.
+    block_rows: int
+    block_m: int
+    # Whether the programs that add to one image's gradient run in one thread, in order.
+    exclusive: bool = False
+
+    def samples_per_program(self, config: Config, tiles: int, thetas: int) -> int:
+        """How many samples one program goes through: all programs as many, and enough programs."""
+        samples = config.samples
+        while samples > 1 and (samples > thetas or -(-thetas // samples) * tiles < self.spline_programs):
+            samples //= 2
+        return samples
+
+    def channels_per_program(self, config: Config, programs: int, channels: int) -> int:
+        """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
+        blocks = -(-channels // config.block_c)
+        splits = min(blocks, max(1, self.enough_programs // max(programs, 1)))
+        return -(-blocks // splits) * config.block_c
+
+    def shares_per_input(self, programs: int, thetas: int) -> int:
+        """Among how many programs the thetas that read one input are dealt, given ``programs`` without doing so."""
+        return min(-(-thetas // self.thetas_per_share), max(1, self.enough_programs // max(programs, 1)))
+
+    def parts_per_sample(self, tiles: int, thetas: int, groups: int, numbers: int, channels_last: bool) -> int:
+        """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers.
+
+        Thetas come in ``groups``, those that share programs.
+        """
+        # In channels_last there is much to do between one sum and the next.
+        if numbers == 0 or (channels_last and numbers <= FEW_NUMBERS and not self.exclusive):
+            return tiles
+        if numbers <= FEW_NUMBERS:
+            return -(-tiles // max(1, min(tiles * thetas // self.plenty_of_programs, self.most_tiles)))
+        return min(tiles, max(self.theta_parts // (thetas * numbers), -(-self.spline_programs // groups)))
 
 
-def channels_per_program(config: Config, programs: int, channels: int) -> int:
-    """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
-    blocks = -(-channels // config.block_c)
-    splits = min(blocks, max(1, ENOUGH_PROGRAMS // max(programs, 1)))
-    return -(-blocks // splits) * config.block_c
-
-
-def shares_per_input(programs: int, thetas: int) -> int:
-    """Among how many programs the thetas that read one input are dealt, given ``programs`` without doing so."""
-    return min(-(-thetas // THETAS_PER_SHARE), max(1, ENOUGH_PROGRAMS // max(programs, 1)))
-
-
-def parts_per_sample(tiles: int, thetas: int, groups: int, numbers: int, channels_last: bool) -> int:
-    """Among how many programs a sample's tiles are dealt, when each leaves a partial sum of ``numbers`` numbers.
-
-    Thetas come in ``groups``, those that share programs.
-    """
-    # In channels_last there is much to do between one sum and the next.
-    if numbers == 0 or (channels_last and numbers <= FEW_NUMBERS):
-        return tiles
-    if numbers <= FEW_NUMBERS:
-        return -(-tiles // max(1, min(tiles * thetas // PLENTY_OF_PROGRAMS, MOST_TILES)))
-    return min(tiles, max(THETA_PARTS // (thetas * numbers), -(-SPLINE_PROGRAMS // groups)))
+FEW_NUMBERS = 16
+# About 130 multiprocessors, several programs each. Half a megabyte of partial sums in float32.
+GPU = Place(
+    choose,
+    enough_programs=1024,
+    thetas_per_share=4,
+    plenty_of_programs=4096,
+    most_tiles=8,
+    theta_parts=2**17,
+    spline_programs=512,
+    block=1024,
+    block_parts=64,
+    block_p=16,
+    block_c=32,
+    block_rows=32,
+    block_m=16,
+)
+INTERPRETED = replace(GPU, choose=choose_for_interpreter, spline_programs=1, block=2**20, block_c=64)
+CPU = Place(
+    choose_for_cpu,
+    enough_programs=1,
+    thetas_per_share=4,
+    plenty_of_programs=1,
+    most_tiles=64,
+    theta_parts=2**12,
+    spline_programs=8,
+    block=64,
+    block_parts=4,
+    block_p=8,
+    block_c=8,
+    block_rows=8,
+    block_m=8,
+    exclusive=True,
+)

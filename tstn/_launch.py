@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tstn import _configs, _plan
+from tstn import _configs, _native, _plan
 from tstn._backend import INTERPRETED
 from tstn._plan import Call, Step
 from tstn._warp import Needed, Operands, Warp, memory_format
@@ -64,7 +64,12 @@ class Launch(NamedTuple):
     def run(self, device: torch.device) -> None:
         """Launch on the device's current stream."""
         # The CPU's has no index, and looking it up is quicker than comparing names.
-        if device.index is not None and torch.cuda.current_device() != device.index:
+        if device.index is None:
+            if INTERPRETED:
+                self._run(device)
+            else:
+                _native.run(self.step, self.tensors, self.fill)
+        elif torch.cuda.current_device() != device.index:
             with torch.cuda.device(device):
                 self._run(device)
         else:
@@ -198,7 +203,8 @@ def spline_product(out: Tensor, vectors: Tensor, matrix: Tensor, centres: Tensor
     """``out`` (M, rows, 2), filled with matrix (rows, columns) @ (vectors (M, columns, 2) - centres (columns, 2))."""
     if out.numel():
         vectors = vectors.resolve_neg()
-        step = _plan.spline_product(*map(_plan.layout, (out, vectors, matrix)), centres is not None)
+        layouts = map(_plan.layout, (out, vectors, matrix))
+        step = _plan.spline_product(out.is_cpu, *layouts, centres is not None)
         Launch(step, (out, vectors, matrix, matrix if centres is None else centres)).run(out.device)
     return out
 

@@ -22,10 +22,6 @@ from tstn._warp import Needed, Operands, Warp, is_channels_last
 from tstn.transforms import half_extent, half_extent_out
 
 INT32_MAX = 2**31 - 1
-# Tiles of finish_backward_kernel: elements rounded per program; parts and columns summed at a time.
-FINISH = {"BLOCK": 1024, "BLOCK_PARTS": 64, "BLOCK_P": 16, "BLOCK_C": 32}
-# Rows and samples of spline_product_kernel.
-PRODUCT = {"BLOCK_ROWS": 32, "BLOCK_M": 16}
 # Calls of different shapes whose plans are kept, for each coordinate map.
 PLANS = 1024
 
@@ -51,7 +47,7 @@ def layout(tensor: Tensor) -> Layout:
 
 
 class Layouts(NamedTuple):
-    """Those of the operands, in their order."""
+    """Those of the operands, in their order, and where the kernels run."""
 
     input: Layout
     theta: Layout | None
@@ -59,6 +55,7 @@ class Layouts(NamedTuple):
     fill: Layout | None
     input_index: Layout | None
     constants: Layout | None
+    place: _configs.Place
 
     @property
     def warps(self) -> int:
@@ -77,6 +74,16 @@ ROLES = (
 OPERANDS = ROLES[1:7]
 
 
+class Order(NamedTuple):
+    """Programs that have to run in one thread, one after the other: ``rows`` rows of each of ``columns`` columns.
+
+    Program ``row * columns + column``.
+    """
+
+    columns: int
+    rows: int
+
+
 class Step(NamedTuple):
     """One launch but for its tensors: how to pick them, then numbers and constexprs, in the kernel's order."""
 
@@ -87,8 +94,12 @@ class Step(NamedTuple):
     numbers: tuple[int | float, ...]
     constexprs: Mapping[str, Any]
     config: _configs.Config
+    # Elements that there are to compute.
+    work: int
     # Whether the scalar fill value comes before the numbers: plans do not depend on it.
     takes_fill: bool
+    # For programs that add to the same memory, unless their additions are atomic.
+    order: Order | None
     # How to launch what was compiled of it, by device and alignment of the tensors.
     ready: dict[Any, Any]
 
@@ -125,6 +136,7 @@ class Call:
         self.warp = warp
         self.is_readable = _is_readable(operands)
         self._backward: dict[Any, Backward] = {}
+        self._exclusive = operands.place.exclusive
 
     @cached_property
     def output(self) -> Layout:
@@ -138,10 +150,14 @@ class Call:
 
     def backward(self, strides: Strides, needed: Needed, deterministic: bool) -> Backward:
         """The launches that fill the gradients: at most three, or four when sums have to be in fixed point."""
-        key = (strides, needed, deterministic)
+        # In one thread sums are always in the same order; there have to be enough of them for all threads.
+        threads = torch.get_num_threads() if self._exclusive else 1
+        key = (strides, needed, deterministic, threads)
         plan = self._backward.get(key)
         if plan is None:
-            plan = self._backward[key] = _backward(self.operands, strides, needed, self.warp, deterministic)
+            deterministic = deterministic and not self._exclusive
+            plan = _backward(self.operands, strides, needed, self.warp, deterministic, threads)
+            self._backward[key] = plan
         return plan
 
 
@@ -160,6 +176,7 @@ def call(operands: Operands, warp: Warp) -> Call:
     return calls(
         warp[:5],
         warp.fill_value != 0,
+        input.is_cpu,
         (input.dtype, input.shape, input.stride()),
         None if theta is None else (theta.dtype, theta.shape, theta.stride()),
         None if flow is None else (flow.dtype, flow.shape, flow.stride()),
@@ -169,9 +186,18 @@ def call(operands: Operands, warp: Warp) -> Call:
     )
 
 
-def _planned(options: tuple[Any, ...], filled: bool, input: tuple[Any, ...], *others: tuple[Any, ...] | None) -> Call:
-    layouts = Layouts(Layout(*input), *(None if other is None else Layout(*other) for other in others))
+def _planned(options: tuple[Any, ...], filled: bool, on_cpu: bool, *tensors: tuple[Any, ...] | None) -> Call:
+    input, *others = (None if tensor is None else Layout(*tensor) for tensor in tensors)
+    assert input is not None
+    layouts = Layouts(input, *others, place=place(on_cpu))
     return Call(layouts, Warp(*options, fill_value=1.0 if filled else 0.0))
+
+
+def place(on_cpu: bool) -> _configs.Place:
+    """Where the kernels run for tensors of the CPU, or of another device."""
+    if INTERPRETED:
+        return _configs.INTERPRETED
+    return _configs.CPU if on_cpu else _configs.GPU
 
 
 def _is_readable(operands: Layouts) -> bool:
@@ -225,7 +251,8 @@ def _forward(operands: Layouts, warp: Warp) -> Step:
         *divisor(cut.splits),
     )
     programs = cut.groups * cut.tiles * cut.splits
-    return _step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, cut.config)
+    work = output.numel()
+    return _step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, work, cut.config)
 
 
 class Gradients(NamedTuple):
@@ -237,7 +264,9 @@ class Gradients(NamedTuple):
     fill: Layout | None
 
 
-def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, deterministic: bool) -> Backward:
+def _backward(
+    operands: Layouts, strides: Strides, needed: Needed, warp: Warp, deterministic: bool, threads: int
+) -> Backward:
     steps: list[Step] = []
     scratch: dict[str, Scratch] = {}
 
@@ -285,7 +314,9 @@ def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, d
         numbers = _numbers(operands)
         kind = "theta" if scatter == "none" else "scatter"
         parts_of = 0 if grads.theta is None else numbers
-        cut = _cut(operands, warp, kind, parts_of, splittable=grads.flow is None, fixed=fixed)
+        # What scatters into few images is dealt to threads by channels.
+        splits = -(-threads // input.shape[0]) if scatter == "atomic" and operands.place.exclusive else 1
+        cut = _cut(operands, warp, kind, parts_of, splittable=grads.flow is None, fixed=fixed, splits=splits)
         if grads.theta is not None and (cut.parts * cut.splits > 1 or grads.theta.dtype != wide):
             need("grad_theta_parts", operands.warps * cut.parts * cut.splits * numbers, wide)
             finish = finish._replace(theta_parts=cut.parts * cut.splits)
@@ -298,15 +329,17 @@ def _backward(operands: Layouts, strides: Strides, needed: Needed, warp: Warp, d
 
 
 @lru_cache(maxsize=PLANS)
-def spline_product(out: Layout, vectors: Layout, matrix: Layout, centred: bool) -> Step:
+def spline_product(on_cpu: bool, out: Layout, vectors: Layout, matrix: Layout, centred: bool) -> Step:
     """The launch that fills ``out`` (M, rows, 2) with matrix (rows, columns) @ (vectors (M, columns, 2) - centres)."""
     samples, rows, _ = out.shape
-    blocks = -(-rows // PRODUCT["BLOCK_ROWS"])
-    programs = blocks * -(-samples // PRODUCT["BLOCK_M"])
+    here = place(on_cpu)
+    blocks = -(-rows // here.block_rows)
+    programs = blocks * -(-samples // here.block_m)
     sizes = (samples, rows, matrix.shape[1], blocks)
     numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
-    constexprs = {"CENTRED": centred, **PRODUCT}
-    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, _configs.SPLINE_PRODUCT, False, {})
+    constexprs = {"CENTRED": centred, "BLOCK_ROWS": here.block_rows, "BLOCK_M": here.block_m}
+    work, config = out.numel() * matrix.shape[1], _configs.SPLINE_PRODUCT
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, config, work, False, None, {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
@@ -349,10 +382,10 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     batch, channels, height, width = operands.input.shape
     config = _config(operands, warp, "gather")
     tiles, across = config.tiles((height, width))
-    run = _configs.channels_per_program(config, batch * tiles, channels)
+    run = operands.place.channels_per_program(config, batch * tiles, channels)
     splits = -(-channels // run)
     programs = batch * tiles * splits
-    shares = _configs.shares_per_input(programs, -(-operands.warps // batch))
+    shares = operands.place.shares_per_input(programs, -(-operands.warps // batch))
     share_stride = 0 if shares == 1 else grad_input.numel()
     assert operands.theta is not None
     constexprs = {
@@ -384,6 +417,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
             *divisor(splits),
         ),
         constexprs,
+        grad_output.numel(),
         config,
     )
     return step, shares
@@ -446,8 +480,18 @@ def _scatter(
             *divisor(cut.splits),
         ),
         constexprs,
+        grad_output.numel(),
         cut.config,
+        _order(operands, cut) if scatter == "atomic" and operands.place.exclusive else None,
     )
+
+
+def _order(operands: Layouts, cut: _Cut) -> Order:
+    """Programs that add to the same image and channels go together."""
+    if operands.input_index is not None:
+        return Order(cut.splits, cut.groups * cut.parts)
+    samples, views = cut.config.samples, _views(operands)
+    return Order(cut.splits, math.lcm(samples, views) // samples * cut.parts)
 
 
 class _Finish(NamedTuple):
@@ -465,13 +509,12 @@ def _finish(operands: Layouts, grads: Gradients, warp: Warp, wide: torch.dtype, 
 
     batch, channels = operands.input.shape[:2]
     numbers = _numbers(operands)
-    theta_blocks = -(-numbers // FINISH["BLOCK_P"])
+    here = operands.place
+    theta_blocks = -(-numbers // here.block_p)
     theta_programs = operands.warps * theta_blocks if finish.theta_parts else 0
-    columns = 64 if INTERPRETED else FINISH["BLOCK_C"]
-    fill_programs = -(-channels // columns) if finish.fill_parts else 0
-    block = 2**20 if INTERPRETED else FINISH["BLOCK"]
+    fill_programs = -(-channels // here.block_c) if finish.fill_parts else 0
     numel = grads.input.numel() if grads.input is not None and finish.input_parts else 0
-    programs = theta_programs + fill_programs + -(-numel // block)
+    programs = theta_programs + fill_programs + -(-numel // here.block)
     if not programs:
         return []
     roles = ("grad_input", "grad_input_sum", "grad_theta", "grad_theta_parts", "grad_fill", "grad_fill_parts")
@@ -491,12 +534,13 @@ def _finish(operands: Layouts, grads: Gradients, warp: Warp, wide: torch.dtype, 
     constexprs = {
         "FIXED": finish.fixed,
         "DTYPE": tl.float64 if wide == torch.float64 else tl.float32,
-        "BLOCK": block,
-        "BLOCK_PARTS": FINISH["BLOCK_PARTS"],
-        "BLOCK_P": FINISH["BLOCK_P"],
-        "BLOCK_C": columns,
+        "BLOCK": here.block,
+        "BLOCK_PARTS": here.block_parts,
+        "BLOCK_P": here.block_p,
+        "BLOCK_C": here.block_c,
     }
-    return [_step("finish_backward_kernel", programs, roles, sizes, constexprs)]
+    work = numel * finish.input_parts + operands.warps * numbers * finish.theta_parts + channels * finish.fill_parts
+    return [_step("finish_backward_kernel", programs, roles, sizes, constexprs, work)]
 
 
 def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
@@ -504,7 +548,7 @@ def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
     import triton.language as tl
 
     batch = operands.input.shape[0]
-    block = 2**20 if INTERPRETED else FINISH["BLOCK"]
+    block = operands.place.block
     blocks = -(-math.prod(grad_output.shape[1:]) // block)
     return _step(
         "peak_kernel",
@@ -523,6 +567,7 @@ def _peak(operands: Layouts, grad_output: Layout, wide: torch.dtype) -> Step:
             "DTYPE": tl.float64 if wide == torch.float64 else tl.float32,
             "BLOCK": block,
         },
+        grad_output.numel(),
     )
 
 
@@ -579,12 +624,15 @@ def _step(
     roles: tuple[str, ...],
     numbers: tuple[int | float, ...],
     constexprs: Mapping[str, Any],
+    work: int,
     config: _configs.Config = _configs.FLAT,
+    order: Order | None = None,
 ) -> Step:
     if programs > INT32_MAX:
         raise ValueError(f"input, theta and size need {programs} programs; at most {INT32_MAX} can run")
     takes_fill = kernel in ("sample_forward_kernel", "sample_backward_kernel")
-    return Step(kernel, programs, itemgetter(*map(ROLES.index, roles)), numbers, constexprs, config, takes_fill, {})
+    pick = itemgetter(*map(ROLES.index, roles))
+    return Step(kernel, programs, pick, numbers, constexprs, config, work, takes_fill, order, {})
 
 
 def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _configs.Config:
@@ -592,9 +640,6 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
     import tstn_kernels
 
     map = {"projective": "projective", "thin_plate_spline": "spline"}.get(warp.kernel, "other")
-    if INTERPRETED:
-        samples = min(8, max(operands.warps, 1)) if map == "spline" else 1
-        return dataclasses.replace(_configs.INTERPRETER, samples=1 << (samples.bit_length() - 1))
     if warp.kernel not in tstn_kernels.MAPS:
         map = "custom"
     input = operands.input
@@ -602,8 +647,8 @@ def _config(operands: Layouts, warp: Warp, kind: str, fixed: bool = False) -> _c
     far = _are_far((input, _output(operands, warp)))
     laden = operands.flow is not None or operands.fill is not None or warp.fill_value != 0
     options = warp.mode == "bicubic", fixed, warp.padding_mode != "zeros", far, laden
-    config = _configs.choose(_configs.Work(*image, map, kind, *options))
-    samples = _configs.samples_per_program(config, config.tiles(warp.size)[0], operands.warps)
+    config = operands.place.choose(_configs.Work(*image, map, kind, *options))
+    samples = operands.place.samples_per_program(config, config.tiles(warp.size)[0], operands.warps)
     return config if samples == config.samples else dataclasses.replace(config, samples=samples)
 
 
@@ -623,15 +668,21 @@ class _Cut(NamedTuple):
 
 
 def _cut(
-    operands: Layouts, warp: Warp, kind: str, parts_of: int = 0, splittable: bool = True, fixed: bool = False
+    operands: Layouts,
+    warp: Warp,
+    kind: str,
+    parts_of: int = 0,
+    splittable: bool = True,
+    fixed: bool = False,
+    splits: int = 1,
 ) -> _Cut:
-    """``parts_of`` is how many numbers each part leaves behind for each sample."""
+    """``parts_of`` is how many numbers each part leaves behind for each sample; channels are cut into ``splits``."""
     thetas, channels = operands.warps, operands.input.shape[1]
 
     def dealt(config: _configs.Config) -> tuple[int, int, int, int]:
         tiles, across = config.tiles(warp.size)
         groups = -(-thetas // config.samples)
-        parts = _configs.parts_per_sample(tiles, thetas, groups, parts_of, operands.input.channels_last)
+        parts = operands.place.parts_per_sample(tiles, thetas, groups, parts_of, operands.input.channels_last)
         return groups, across, tiles, parts
 
     config = _config(operands, warp, kind, fixed)
@@ -641,13 +692,15 @@ def _cut(
         config = _config(operands, warp, "carried", fixed)
         groups, across, tiles, parts = dealt(config)
     carried = few and parts < tiles
-    run = _configs.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
+    run = operands.place.channels_per_program(config, groups * parts if splittable else INT32_MAX, channels)
+    if splits > 1 and splittable:
+        run = min(run, -(--(-channels // config.block_c) // splits) * config.block_c)
     return _Cut(config, groups, across, tiles, parts, carried, -(-channels // run), run)
 
 
 def _arguments(operands: Layouts, warp: Warp) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What both sampling kernels read: strides and sizes, in their order."""
-    input, _, flow, fill, _, constants = operands
+    input, _, flow, fill, _, constants, _ = operands
     batch, channels, height, width = input.shape
     strides = (
         *input.stride,
@@ -661,7 +714,7 @@ def _arguments(operands: Layouts, warp: Warp) -> tuple[tuple[int, ...], tuple[in
 
 def _constexprs(cut: _Cut, operands: Layouts, warp: Warp, addressed: tuple[Layout, ...]) -> dict[str, Any]:
     """Those that both sampling kernels have."""
-    _, _, flow, fill, input_index, _ = operands
+    flow, fill, input_index = operands.flow, operands.fill, operands.input_index
     return {
         "SAMPLES": cut.config.samples,
         "FLOW": flow is not None,
@@ -679,7 +732,7 @@ def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tupl
     import triton.language as tl
 
     return {
-        "CHANNELS_LAST": operands.input.channels_last,
+        "CHANNELS_LAST": operands.input.channels_last and config.over_channels,
         "PART_BLOCKS": operands.input.shape[1] % config.block_c != 0,
         "ONE_BLOCK": operands.input.shape[1] <= config.block_c,
         "DTYPE": tl.float64 if operands.input.dtype == torch.float64 else tl.float32,

@@ -1,0 +1,96 @@
+"""Launches on the CPU: the kernels, compiled for it by tstn_cpu."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tstn._plan import Step
+
+# With less to compute than this, one thread is done before others have begun.
+LEAST_PER_THREAD = 8192
+# The elements that memory has, as tstn_cpu names them.
+ELEMENTS = {
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.int64: "i64",
+}
+# Whether every access is held against the extents of the tensors.
+CHECKED = os.environ.get("TSTN_CPU_CHECK", "").lower() in ("1", "true", "yes", "on")
+
+
+def run(step: Step, tensors: tuple[Tensor, ...], fill: tuple[float, ...]) -> None:
+    """Launch a step, on as many threads as PyTorch uses.
+
+    Raises:
+        tstn_cpu.OutOfBoundsError: In checked mode, if a kernel would access memory outside of these tensors.
+    """
+    ready = step.ready.get(CHECKED)
+    if ready is None:
+        ready = step.ready[CHECKED] = _Ready(step, tensors, fill)
+    ready(tensors, fill)
+
+
+class _Ready:
+    """What a step's launches have in common."""
+
+    def __init__(self, step: Step, tensors: Sequence[Tensor], fill: Sequence[float]):
+        import tstn_cpu
+        import tstn_kernels
+        from tstn_cpu import threads
+
+        kernel = getattr(tstn_kernels, step.kernel)
+        memories = [tstn_cpu.Memory(0, ELEMENTS[tensor.dtype]) for tensor in tensors]
+        arguments = (*memories, *fill, *step.numbers)
+        exclusive = step.order is not None
+        columns, rows = step.order or (1, 0)
+        self.compiled = tstn_cpu.compiled(
+            kernel,
+            arguments,
+            step.constexprs,
+            leading=len(memories) + len(fill),
+            exclusive=exclusive,
+            checked=CHECKED,
+        )
+        names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
+        self.template = self.compiled.template(step.programs, dict(zip(names, arguments, strict=True)), columns)
+        self.address = self.template.buffer_info()[0]
+        self.entry = self.compiled.entry
+        self.rows = rows
+        self.all_rows = step.programs // columns
+        self.units = columns if not rows else columns * -(-self.all_rows // rows)
+        self.threads = step.work // LEAST_PER_THREAD
+        self.team = threads.team
+
+    def __call__(self, tensors: Sequence[Tensor], fill: Sequence[float]) -> None:
+        many = 1
+        if self.threads > 1:
+            many = torch.get_num_threads()
+        rows = self.rows
+        if not rows:
+            rows = self.all_rows if many == 1 else max(1, -(-self.all_rows // (4 * many)))
+        frame = self.frame(tensors) if CHECKED else None
+        failed = self.entry(
+            self.address,
+            None if frame is None else frame.buffer_info()[0],
+            self.team() if many > 1 else None,
+            many,
+            rows,
+            *[tensor.data_ptr() for tensor in tensors],
+            *fill,
+        )
+        if failed and frame is not None:
+            raise self.compiled.error(frame)
+
+    def frame(self, tensors: Sequence[Tensor]) -> Any:
+        import tstn_cpu
+
+        return self.compiled.frame(
+            [tstn_cpu.Memory(0, ELEMENTS[t.dtype], tuple(t.shape), tuple(t.stride())) for t in tensors]
+        )
