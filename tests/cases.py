@@ -69,7 +69,7 @@ class Case:
     linked: bool = False
     # Under torch.use_deterministic_algorithms(True).
     deterministic: bool = False
-    # In the interpreter: many small tiles and channel runs, instead of one program per sample.
+    # Many small tiles and channel runs; on a GPU as usual.
     cut: bool = False
     seed: int = 0
 
@@ -121,26 +121,50 @@ def draw(rng: random.Random) -> Case:
     return case
 
 
+def vary(case: Case, rng: random.Random) -> Case:
+    """The same kind of call, which the same code can do, with other sizes and numbers."""
+    batching = case.batching
+    if batching != "indexed":
+        batching = rng.choice(("paired", "shared", "views"))
+    return replace(
+        case,
+        batching=batching,
+        batch=rng.randint(1, 4),
+        views=rng.randint(1, 3),
+        input_size=(rng.randint(1, 9), rng.randint(1, 9)),
+        size=rng.choice((None, (rng.randint(1, 9), rng.randint(1, 9)), (rng.randint(1, 5), rng.randint(20, 70)))),
+        spread=rng.choice((0.2, 0.6, 2.0)),
+        theta_layout=rng.choice(LAYOUTS),
+        fill_layout=rng.choice(LAYOUTS),
+        index_layout=rng.choice(LAYOUTS),
+        seed=2 * rng.randrange(2**30) + case.seed % 2,
+    )
+
+
 @contextmanager
 def tiles(case: Case) -> Iterator[None]:
     """With ``case.cut`` many small programs; in every other such case, ones that go through several tiles each."""
-    names = ("INTERPRETER", "THETA_PARTS", "SPLINE_PROGRAMS", "PLENTY_OF_PROGRAMS", "THETAS_PER_SHARE")
-    whole = {name: getattr(_configs, name) for name in names}
+    whole = _configs.CPU, _configs.INTERPRETED
     if case.cut:
-        _configs.INTERPRETER = _configs.Config(tile_h=4, tile_w=4, block_c=2, num_warps=4)
-        if case.seed % 2:
-            _configs.THETA_PARTS = 24
-            _configs.SPLINE_PROGRAMS = 1
-            _configs.PLENTY_OF_PROGRAMS = 1
-            _configs.THETAS_PER_SHARE = 1
+        for name in ("CPU", "INTERPRETED"):
+            setattr(_configs, name, _cut_up(getattr(_configs, name), case))
         _plan.forget()
     try:
         yield
     finally:
-        for name in names:
-            setattr(_configs, name, whole[name])
+        _configs.CPU, _configs.INTERPRETED = whole
         if case.cut:
             _plan.forget()
+
+
+def _cut_up(place: _configs.Place, case: Case) -> _configs.Place:
+    def choose(work: _configs.Work) -> _configs.Config:
+        return replace(place.choose(work), tile_h=4, tile_w=4, block_c=2)
+
+    if case.seed % 2 == 0:
+        return replace(place, choose=choose)
+    few = {"theta_parts": 24, "spline_programs": 1, "plenty_of_programs": 1, "thetas_per_share": 1}
+    return replace(place, choose=choose, enough_programs=1024, **few)
 
 
 @contextmanager

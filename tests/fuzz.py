@@ -1,4 +1,7 @@
-"""Random configurations against the float64 oracle: ``python tests/fuzz.py --configurations 5000 --jobs 2``."""
+"""Random configurations against the float64 oracle: ``python tests/fuzz.py --configurations 5000 --jobs 2``.
+
+Each kind of call, which is compiled for a while, is drawn ``--variations`` times with other sizes and numbers.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--configurations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", choices=("torch", "triton"), default="torch")
-    parser.add_argument("--device", default="cpu", help="with --backend triton and cpu: the interpreter")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--interpreted", action="store_true", help="the kernels in Triton's interpreter, on the CPU")
+    parser.add_argument("--variations", type=int, default=40, help="configurations of each kind of call")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--log", type=Path, help="a line per configuration; started again with it, a run goes on there")
     arguments = parser.parse_args(argv)
-    _prepare(arguments.backend, arguments.device)
+    _prepare(arguments.interpreted)
 
     import cases
 
     log = _Log(arguments)
     rng = random.Random(arguments.seed)
-    drawn = [(number, cases.draw(rng)) for number in range(arguments.configurations)]
+    drawn = list(enumerate(_drawn(rng, arguments.configurations, arguments.variations)))
     rest = [(number, case) for number, case in drawn if number not in log.done]
     code = 0
     try:
@@ -44,10 +49,20 @@ def main(argv: list[str] | None = None) -> int:
             log.add(number, problem, repr(drawn[number][1]))
     except KeyboardInterrupt:
         code = 130
-    where = f"seed {arguments.seed}, {arguments.backend} on {arguments.device}"
+    how = ", interpreted" if arguments.interpreted else ""
+    where = f"seed {arguments.seed}, {arguments.backend} on {arguments.device}{how}"
     total = f"{len(log.done)} of {arguments.configurations}" if code else str(len(log.done))
     print(f"{total} configurations, {where}: {log.failures} disagree")
     return code or int(log.failures > 0)
+
+
+def _drawn(rng: random.Random, configurations: int, variations: int) -> Iterator[Case]:
+    import cases
+
+    for number in range(configurations):
+        if number % variations == 0:
+            kind = cases.draw(rng)
+        yield kind if number % variations == 0 else cases.vary(kind, rng)
 
 
 class _Log:
@@ -58,7 +73,7 @@ class _Log:
         self.failures = 0
         self.wanted = arguments.configurations
         self.started = self.shown = time.monotonic()
-        run = {name: getattr(arguments, name) for name in ("seed", "backend", "device")}
+        run = {name: getattr(arguments, name) for name in ("seed", "backend", "device", "interpreted", "variations")}
         self.file = None
         if arguments.log is None:
             return
@@ -101,23 +116,26 @@ def _run(numbered: Iterable[tuple[int, Case]], arguments: argparse.Namespace) ->
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     # Fresh processes: PyTorch's threads and CUDA's contexts do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs, _prepare_job, place) as pool:
-        yield from pool.imap_unordered(_check, ((number, case, *place) for number, case in numbered), chunksize=4)
+    tasks = ((number, case, *place) for number, case in numbered)
+    prepared = (arguments.interpreted,)
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, _prepare_job, prepared) as pool:
+        # One process compiles a kind, and has all of its variations.
+        yield from pool.imap_unordered(_check, tasks, chunksize=arguments.variations)
 
 
-def _prepare(backend: str, device: str) -> None:
+def _prepare(interpreted: bool) -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]
-    if backend == "triton" and device == "cpu":
+    if interpreted:
         os.environ["TRITON_INTERPRET"] = "1"
         import interpreter
 
         interpreter.speed_up()
 
 
-def _prepare_job(backend: str, device: str) -> None:
+def _prepare_job(interpreted: bool) -> None:
     # An interrupt is for the parent, which then ends the jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prepare(backend, device)
+    _prepare(interpreted)
 
 
 def _check(task: tuple[int, Case, str, str]) -> tuple[int, str | None]:

@@ -21,6 +21,8 @@ ELEMENTS = {
     torch.float64: "f64",
     torch.int64: "i64",
 }
+# Strides that are compiled in where they are 1: neighbours in memory are then known to be such.
+STRIDES = [f"{of}_stride_{axis}" for of in ("output", "input", "grad_output", "grad_input") for axis in "cw"]
 # Whether every access is held against the extents of the tensors.
 CHECKED = os.environ.get("TSTN_CPU_CHECK", "").lower() in ("1", "true", "yes", "on")
 
@@ -55,6 +57,7 @@ class _Ready:
             arguments,
             step.constexprs,
             leading=len(memories) + len(fill),
+            specialize=STRIDES,
             exclusive=exclusive,
             checked=CHECKED,
         )

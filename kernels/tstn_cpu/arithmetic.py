@@ -16,6 +16,7 @@ from tstn_cpu.values import (
     NO_STEPS,
     REGISTER,
     Shape,
+    Steps,
     Tensor,
     broadcast_shapes,
     register,
@@ -306,15 +307,17 @@ def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | No
         else:
             value = elementwise(lowering, plain, x.element, INTEGER_BINARY[name])
         total = steps[0] + steps[1] if name == "arith.addi" else steps[0] - steps[1]
-        return Tensor(x.element, shape, with_rank(value.stored, len(shape)), value.ref, total)
+        return Tensor(x.element, shape, with_rank(value.stored, len(shape)), value.ref, total.of(x.element))
     if name == "arith.muli" and a is not None:
         x, y, a, b = y, x, b, a
-    if name in ("arith.muli", "arith.shli") and b is not None and x.steps is not None:
-        factor = b if name == "arith.muli" else 1 << b
+    is_shift = name == "arith.shli" and b is not None and 0 <= b < 8 * BYTES[x.element]
+    if (name == "arith.muli" or is_shift) and b is not None and x.steps is not None:
+        factor = 1 << b if is_shift else b
         plain = Tensor(x.element, x.shape, x.stored, x.ref)
         by = Tensor(x.element, x.shape, with_rank((), len(shape)), str(factor))
         value = plain if x.ref == "0" else elementwise(lowering, [plain, by], x.element, "mul")
-        return Tensor(x.element, shape, value.stored, value.ref, x.steps.each(lambda step: step * factor))
+        steps = x.steps.each(lambda step: step * factor)
+        return Tensor(x.element, shape, value.stored, value.ref, steps.of(x.element))
     if name in STEPPED and b is not None and b > 0 and x.ref == "0" and x.steps is not None and min(x.steps.values) >= 0:
         function, known = STEPPED[name], b
         return Tensor(x.element, shape, x.stored, "0", x.steps.each(lambda step: function(step, known)))
@@ -363,9 +366,9 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
     if name in ("arith.extf", "arith.truncf", "tt.fp_to_fp"):
         return cast_float(lowering, tensor, element)
     if name in ("arith.bitcast", "tt.bitcast"):
-        if REGISTER[tensor.element] == REGISTER[element]:
-            return Tensor(element, tensor.shape, tensor.stored, tensor.ref, tensor.steps if element[0] == "i" else None)
         tensor = lowering.whole(tensor)
+        if REGISTER[tensor.element] == REGISTER[element]:
+            return Tensor(element, tensor.shape, tensor.stored, tensor.ref)
         count = prod(tensor.stored)
         ref = lowering.once(f"bitcast {register(tensor.element, count)} {tensor.ref} to {register(element, count)}")
         return Tensor(element, tensor.shape, tensor.stored, ref)
@@ -376,7 +379,7 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
         wide = convert(lowering, op, tensor, "f64")
         return None if wide is None else narrowed(lowering, wide, element)
     tensor = widened(lowering, tensor)
-    steps = tensor.steps if name in ("arith.extsi", "arith.trunci") and tensor.element != "i1" else None
+    steps = _converted_steps(tensor, name, element)
     if steps is None:
         tensor = lowering.whole(tensor)
     count = prod(tensor.stored)
@@ -385,6 +388,15 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
     else:
         ref = lowering.once(f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}")
     return Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
+
+
+def _converted_steps(tensor: Tensor, name: str, element: str) -> Steps | None:
+    """Steps that stay beside a number when it becomes wider or narrower; narrow numbers have none."""
+    if tensor.steps is None:
+        return None
+    if name == "arith.extsi" and element == "i64" and tensor.steps.are_small:
+        return tensor.steps
+    return tensor.steps.of(element) if name == "arith.trunci" and element == "i32" else None
 
 
 def float_literal(element: str, value: float) -> str:

@@ -63,6 +63,13 @@ class Emitter:
         name = self._known[-1][text] = self.set(text)
         return name
 
+    def recall(self, key: str) -> str | None:
+        """What was remembered under a key, in this region or around it."""
+        return next((known[key] for known in self._known if key in known), None)
+
+    def remember(self, key: str, name: str) -> None:
+        self._known[-1][key] = name
+
     def label(self, kind: str) -> str:
         """A new one for a block."""
         self._names += 1
@@ -102,6 +109,12 @@ class Emitter:
     def slot(self, count: int, element: str) -> str:
         """Room for so many values on the stack; the same for all who ask, as nobody keeps it."""
         name = f"%slot_{element}_{count}"
+        self.slots[name] = f"[{count} x {element}]"
+        return name
+
+    def room(self, count: int, element: str) -> str:
+        """Room for so many values on the stack, which nobody else has."""
+        name = f"%room{len(self.slots)}"
         self.slots[name] = f"[{count} x {element}]"
         return name
 

@@ -6,7 +6,7 @@ The backend has the shape of Triton's own and is used by nothing but this packag
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -108,13 +108,16 @@ def _backend() -> Backend:
 TARGET = GPUTarget("cpu", "cpu", 1)
 
 
-def source(kernel: Any, arguments: Sequence[Any], constexprs: Mapping[str, Any]) -> ASTSource:
+def source(
+    kernel: Any, arguments: Sequence[Any], constexprs: Mapping[str, Any], specialize: Collection[str] | None = None
+) -> ASTSource:
     """A kernel for such arguments: integers of value 1 are compiled in, as Triton does, unless it is asked not to.
 
     Args:
         kernel: A ``@triton.jit`` function.
         arguments: Those that are no constexprs, in order: numbers, and a :class:`Pointer` for memory.
         constexprs: By name.
+        specialize: The integers for which that is done; None: all but those that the kernel excepts.
     """
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -124,21 +127,22 @@ def source(kernel: Any, arguments: Sequence[Any], constexprs: Mapping[str, Any])
             kind, constants[i,] = "constexpr", constexprs[parameter.name]
         else:
             argument = next(given)
-            kind = _kind(argument, parameter)
+            special = not parameter.do_not_specialize if specialize is None else parameter.name in specialize
+            kind = _kind(argument, special)
             if kind == "constexpr":
                 constants[i,] = argument
         signature[parameter.name] = kind
     return ASTSource(kernel, signature, constants, {})
 
 
-def _kind(argument: Any, parameter: Any) -> str:
+def _kind(argument: Any, special: bool) -> str:
     if isinstance(argument, Pointer):
         return "*" + TRITON_NAMES.get(argument.element, argument.element)
     if isinstance(argument, bool):
         return "i1"
     if isinstance(argument, float):
         return "fp32"
-    if argument == 1 and not parameter.do_not_specialize:
+    if argument == 1 and special:
         return "constexpr"
     return "i32" if argument in INT32 else "i64"
 

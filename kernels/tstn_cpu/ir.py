@@ -114,6 +114,9 @@ def _operation(results: str | None, name: str, rest: str, place: tuple[str, int]
         return Operation(name, names, operands, rest, None, None, place, [], inner)
     text, types = _cut(rest, " : ")
     source, kind = _types(types)
+    if name == "arith.constant" and kind is None:
+        # Of a lone truth value no type is told.
+        kind = Type((), "i1", False, "")
     return Operation(name, names, _VALUE.findall(text), text, kind, source, place)
 
 

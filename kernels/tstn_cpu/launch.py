@@ -14,7 +14,7 @@ from __future__ import annotations
 import array
 import ctypes
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +99,7 @@ def compiled(
     constexprs: Mapping[str, Any],
     *,
     leading: int = 0,
+    specialize: Collection[str] | None = None,
     exclusive: bool = False,
     checked: bool = False,
 ) -> Compiled:
@@ -109,6 +110,7 @@ def compiled(
         arguments: Those that are no constexprs, in order; tensors as :class:`Memory` or ``frontend.Pointer``.
         constexprs: By name.
         leading: How many of the arguments are given anew with each call; they must be no integers.
+        specialize: The parameters that are compiled in where they are 1; None: those that Triton would.
         exclusive: See above.
         checked: Hold every access against the extents of the tensors.
 
@@ -118,7 +120,7 @@ def compiled(
     from tstn_cpu import frontend
 
     kinds = [frontend.Pointer(a.element) if isinstance(a, Memory) else a for a in arguments]
-    source = frontend.source(kernel, kinds, constexprs)
+    source = frontend.source(kernel, kinds, constexprs, specialize)
     name = kernel.__name__
     options = f"{leading} {exclusive} {checked}"
 

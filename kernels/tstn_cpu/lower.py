@@ -9,8 +9,9 @@ import re
 import struct
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import NoReturn
 
-from tstn_cpu import arithmetic, checks, control, libdevice, memory, shapes
+from tstn_cpu import arithmetic, checks, control, libdevice, memory, neighbours, schedule, shapes
 from tstn_cpu.emit import Emitter
 from tstn_cpu.host import Host
 from tstn_cpu.ir import Kernel, Operation, Type
@@ -70,18 +71,36 @@ class Lowering(Emitter):
         return self.lines
 
     def operations(self, operations: list[Operation]) -> None:
+        for run in schedule.segments(operations):
+            for ready in schedule.rounds(run):
+                if ready[0].name == "tt.load":
+                    self._loads(ready)
+                else:
+                    self.operation(ready[0])
+
+    def _loads(self, operations: list[Operation]) -> None:
+        loads = []
         for op in operations:
-            self.operation(op)
+            pointer, *others = (self.environment[name] for name in op.operands)
+            tensors = [value for value in others if isinstance(value, Tensor)]
+            if not isinstance(pointer, Pointer) or len(tensors) != len(others):
+                self.refuse(op)
+            mask, other = [*tensors, None, None][:2]
+            load = neighbours.Load(self, op, pointer, mask, other)
+            self.guard(op, pointer, mask, load.stored)
+            loads.append(load)
+        neighbours.load_all(self, loads)
+        for load in loads:
+            assert load.result is not None
+            self.environment[load.op.results[0]] = load.result
 
     def region_values(self, operations: list[Operation], end: str) -> list[Value]:
         """Lower a region; what it ends with."""
-        for op in operations:
-            if op.name == end:
-                return [self.environment[name] for name in op.operands]
-            self.operation(op)
-        return []
+        last = next((op for op in operations if op.name == end), None)
+        self.operations([op for op in operations if op is not last])
+        return [] if last is None else [self.environment[name] for name in last.operands]
 
-    def refuse(self, op: Operation, what: str | None = None) -> None:
+    def refuse(self, op: Operation, what: str | None = None) -> NoReturn:
         file, line = op.place or ("?", 0)
         raise UnsupportedOperationError(
             f"{self.kernel_name}: {what or op.name} cannot be run on a CPU (line {line} of {file})"
@@ -132,7 +151,7 @@ class Lowering(Emitter):
             return None
         if name == "tt.reduce":
             return list(shapes.reduce(self, op, [self.tensor(operand) for operand in op.operands]))
-        if name in ("tt.load", "tt.store", "tt.atomic_rmw"):
+        if name in ("tt.store", "tt.atomic_rmw"):
             return self._access(op, operands)
         if name == "tt.split":
             return list(shapes.split(self, self.tensor(op.operands[0])))
@@ -148,8 +167,6 @@ class Lowering(Emitter):
         tensors: list[Tensor | None] = [value for value in rest if isinstance(value, Tensor)]
         tensors += [None, None]
         first, second = tensors[:2]
-        if op.name == "tt.load":
-            return [memory.load(self, op, pointer, first, second)]
         assert first is not None
         if op.name == "tt.store":
             memory.store(self, op, pointer, first, second)

@@ -26,6 +26,8 @@ def add_pointer(lowering: Lowering, pointer: Pointer, offset: Tensor) -> Pointer
     """What all lanes share goes into the address, in 64 bits; what is known into the steps."""
     rank = len(pointer.shape)
     base, steps, varying = pointer.base, pointer.steps.with_rank(rank), pointer.offset
+    if offset.element != "i64" and offset.steps is not None and not offset.steps.are_small:
+        offset = lowering.whole(offset)
     if offset.steps is not None:
         steps = steps + offset.steps.with_rank(rank)
     if prod(offset.stored) == 1:
@@ -52,7 +54,7 @@ def _as_i64(lowering: Lowering, offset: Tensor) -> Tensor:
     return Tensor("i64", offset.shape, offset.stored, ref)
 
 
-def _stored(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: Sequence[Tensor]) -> Shape:
+def stored_shape(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: Sequence[Tensor]) -> Shape:
     """What has to be accessed: the lanes that differ in address, mask or value."""
     rank = len(pointer.shape)
     shapes = [with_rank(pointer.steps.shape, rank)]
@@ -64,7 +66,7 @@ def _stored(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: S
     return broadcast_shapes(*shapes)
 
 
-def _has_rows(pointer: Pointer, stored: Shape) -> bool:
+def has_rows(pointer: Pointer, stored: Shape) -> bool:
     """Whether lanes lie one after the other in memory along the last axis."""
     if not stored or stored[-1] == 1:
         return False
@@ -92,17 +94,16 @@ def _to_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
     return lowering.once(f"zext {register('i1', count)} {ref} to {register('i8', count)}")
 
 
-def load(lowering: Lowering, op: Operation, pointer: Pointer, mask: Tensor | None, other: Tensor | None) -> Tensor:
-    stored = _stored(lowering, pointer, mask, [] if other is None or mask is None else [other])
-    lowering.guard(op, pointer, mask, stored)
+def load(lowering: Lowering, pointer: Pointer, mask: Tensor | None, other: Tensor | None) -> Tensor:
+    stored = stored_shape(lowering, pointer, mask, [] if other is None or mask is None else [other])
     element, count = pointer.element, prod(stored)
     others = None if other is None or mask is None else lowering.values(other, stored)
     if count == 1:
         ref = _load_one(lowering, pointer, None if mask is None else mask.ref, others)
-    elif _has_rows(pointer, stored):
+    elif has_rows(pointer, stored):
         ref = _load_rows(lowering, pointer, mask, others, stored)
     else:
-        ref = _gather(lowering, pointer, mask, others, stored)
+        ref = gathered(lowering, pointer, mask, others, stored)
     return Tensor(element, pointer.shape, stored, ref)
 
 
@@ -204,7 +205,7 @@ def kind_suffix(kind: str) -> str:
     return {"float": "f32", "double": "f64"}.get(kind, kind)
 
 
-def _offsets(lowering: Lowering, pointer: Pointer, stored: Shape) -> tuple[str, str]:
+def offsets_of(lowering: Lowering, pointer: Pointer, stored: Shape) -> tuple[str, str]:
     """Of each lane, and their element type."""
     steps = pointer.steps.over(stored)
     if pointer.offset is None:
@@ -220,7 +221,7 @@ def _offsets(lowering: Lowering, pointer: Pointer, stored: Shape) -> tuple[str, 
     return lowering.once(f"add {register(element, prod(stored))} {values}, {integers(steps.values, element)}"), element
 
 
-def _mask(lowering: Lowering, mask: Tensor | None, stored: Shape) -> str:
+def lanes_on(lowering: Lowering, mask: Tensor | None, stored: Shape) -> str:
     if mask is None:
         return lowering.splat("i1", "true", prod(stored))
     return lowering.values(mask, stored)
@@ -231,17 +232,17 @@ def _uniform_base(lowering: Lowering, pointer: Pointer) -> Pointer:
     return lowering.anchored(pointer)
 
 
-def _gather(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: str | None, stored: Shape) -> str:
+def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: str | None, stored: Shape) -> str:
     pointer = _uniform_base(lowering, pointer)
     element, count = pointer.element, prod(stored)
     kind = _memory_kind(element)
-    lanes = _mask(lowering, mask, stored)
+    lanes = lanes_on(lowering, mask, stored)
     if not lowering.host.gathers:
         return _gather_one_by_one(lowering, pointer, lanes, others, stored)
-    offsets, offset_element = _offsets(lowering, pointer, stored)
+    offsets, offset_element = offsets_of(lowering, pointer, stored)
     if BYTES[element] >= 4:
         passed = others or lowering.splat(kind, "0", count)
-        return _masked_gather(lowering, kind, pointer.base, kind, offsets, offset_element, lanes, passed, count, BYTES[element])
+        return masked_gather(lowering, kind, pointer.base, kind, offsets, offset_element, lanes, passed, count, BYTES[element])
     value = _gather_narrow(lowering, pointer, offsets, offset_element, lanes, count)
     value = _from_memory(lowering, element, value, count)
     if others is None or others == "zeroinitializer":
@@ -250,7 +251,7 @@ def _gather(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: s
     return lowering.set(f"select <{count} x i1> {lanes}, {of} {value}, {of} {others}")
 
 
-def _masked_gather(
+def masked_gather(
     lowering: Lowering, kind: str, base: str, step: str, offsets: str, offset_element: str, lanes: str, passed: str, count: int, align: int
 ) -> str:
     """``kind`` is what is loaded, ``step`` what offsets count."""
@@ -277,7 +278,7 @@ def _gather_narrow(lowering: Lowering, pointer: Pointer, offsets: str, offset_el
     shift = lowering.splat(offset_element, str(per_word.bit_length() - 1), count)
     words = lowering.once(f"ashr {kind} {from_word}, {shift}")
     passed = lowering.splat("i32", "0", count)
-    word = _masked_gather(lowering, "i32", aligned, "i32", words, offset_element, lanes, passed, count, 4)
+    word = masked_gather(lowering, "i32", aligned, "i32", words, offset_element, lanes, passed, count, 4)
     place = from_word
     if offset_element == "i64":
         place = lowering.once(f"trunc {kind} {from_word} to {register('i32', count)}")
@@ -292,7 +293,7 @@ def _gather_one_by_one(lowering: Lowering, pointer: Pointer, lanes: str, others:
     """For hardware that cannot gather: lanes that are masked off read zeros."""
     element, count = pointer.element, prod(stored)
     kind = _memory_kind(element)
-    offsets, offset_element = _offsets(lowering, pointer, stored)
+    offsets, offset_element = offsets_of(lowering, pointer, stored)
     result = "poison"
     for lane in range(count):
         index = lowering.once(f"extractelement {register(offset_element, count)} {offsets}, i64 {lane}")
@@ -309,7 +310,7 @@ def _gather_one_by_one(lowering: Lowering, pointer: Pointer, lanes: str, others:
 
 
 def store(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, mask: Tensor | None) -> None:
-    stored = _stored(lowering, pointer, mask, [value])
+    stored = stored_shape(lowering, pointer, mask, [value])
     lowering.guard(op, pointer, mask, stored)
     element, count = pointer.element, prod(stored)
     kind, size = _memory_kind(element), BYTES[element]
@@ -318,14 +319,14 @@ def store(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, ma
         address = lowering.moved(pointer.base, element, str(pointer.steps.first), "i64")
         with _when(lowering, None if mask is None else mask.ref):
             lowering.line(f"store {kind} {values}, ptr {address}, align {size}")
-    elif _has_rows(pointer, stored):
+    elif has_rows(pointer, stored):
         length = stored[-1]
         rows = _Rows(lowering, mask, stored)
         for row, address in enumerate(_addresses(lowering, pointer, stored)):
             part = lowering.part(kind, values, count, row * length, length)
             _store_row(lowering, kind, size, part, address, rows.of(row), length)
     else:
-        _scatter(lowering, pointer, values, _mask(lowering, mask, stored), stored)
+        _scatter(lowering, pointer, values, lanes_on(lowering, mask, stored), stored)
 
 
 def _store_row(lowering: Lowering, kind: str, size: int, part: str, address: str, lanes: str | None, length: int) -> None:
@@ -361,7 +362,7 @@ def _scatter(lowering: Lowering, pointer: Pointer, values: str, lanes: str, stor
     pointer = _uniform_base(lowering, pointer)
     element, count = pointer.element, prod(stored)
     kind, size = _memory_kind(element), BYTES[element]
-    offsets, offset_element = _offsets(lowering, pointer, stored)
+    offsets, offset_element = offsets_of(lowering, pointer, stored)
     if size >= 4 and lowering.host.scatters:
         at = lowering.once(f"getelementptr {kind}, ptr {pointer.base}, {register(offset_element, count)} {offsets}")
         arguments = [(f"<{count} x {kind}>", values), (f"<{count} x ptr>", at), ("i32", str(size)), (f"<{count} x i1>", lanes)]
@@ -456,18 +457,18 @@ def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, m
     kind_of = found[1] if found else ""
     if kind_of not in ATOMICS:
         lowering.refuse(op, f"tt.atomic_rmw {kind_of}")
-    stored = _stored(lowering, pointer, mask, [value])
+    stored = stored_shape(lowering, pointer, mask, [value])
     lowering.guard(op, pointer, mask, stored)
     wanted = op.results[0] in lowering.used
     element, count = pointer.element, prod(stored)
     kind, size = _memory_kind(element), BYTES[element]
-    if lowering.exclusive and not wanted and kind_of == "fadd" and element not in HALVES and _has_rows(pointer, stored):
+    if lowering.exclusive and not wanted and kind_of == "fadd" and element not in HALVES and has_rows(pointer, stored):
         _add_rows(lowering, pointer, lowering.values(value, stored), mask, stored)
         return None
     pointer = _uniform_base(lowering, pointer)
     values = _to_memory(lowering, element, lowering.values(value, stored), count)
-    offsets, offset_element = _offsets(lowering, pointer, stored)
-    lanes = _mask(lowering, mask, stored)
+    offsets, offset_element = offsets_of(lowering, pointer, stored)
+    lanes = lanes_on(lowering, mask, stored)
     if count == 1:
         values, offsets, lanes = (
             lowering.set(f"insertelement <1 x {k}> poison, {k} {ref}, i64 0")

@@ -30,6 +30,8 @@ REGISTER = {
     "f64": "double",
 }
 BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8}
+# Types of arguments only: Triton's form tells by operations what is signed.
+BYTES |= {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 HALVES = ("f16", "bf16")
 FLOATS = (*HALVES, "f32", "f64")
 
@@ -55,6 +57,10 @@ def lanes_of(shape: Shape, strides: list[int], first: int = 0) -> list[int]:
     """Places in memory of all elements of a shape, in its order."""
     axes = [[i * stride for i in range(size)] for size, stride in zip(shape, strides, strict=True)]
     return [first + sum(places) for places in itertools.product(*axes)]
+
+
+# Of steps; see there.
+SMALL = 2**24
 
 
 class Steps:
@@ -86,6 +92,16 @@ class Steps:
 
     def each(self, function: Callable[[int], int]) -> Steps:
         return Steps(self.shape, map(function, self.values))
+
+    def of(self, element: str) -> Steps:
+        """As numbers of a type, which begin anew where they end."""
+        half = 1 << (8 * BYTES[element] - 1)
+        return Steps(self.shape, ((value + half) % (2 * half) - half for value in self.values))
+
+    @property
+    def are_small(self) -> bool:
+        """Whether a sum with them is taken not to overflow 32 bits: as numbers of places in memory are not meant to."""
+        return -SMALL < min(self.values) and max(self.values) < SMALL
 
     def __add__(self, other: Steps) -> Steps:
         shape = broadcast_shapes(self.shape, other.shape)
