@@ -251,6 +251,8 @@ class Place:
     block_m: int
     # Whether the programs that add to one image's gradient run in one thread, in order.
     exclusive: bool = False
+    # Whether the input's gradient is gathered where it can be. Without conflicts between threads it is more work.
+    gathers: bool = True
 
     def samples_per_program(self, config: Config, tiles: int, thetas: int) -> int:
         """How many samples one program goes through: all programs as many, and enough programs."""
@@ -315,4 +317,5 @@ CPU = Place(
     block_rows=8,
     block_m=8,
     exclusive=True,
+    gathers=False,
 )

@@ -369,10 +369,11 @@ def _lane_numbers(operands: Layouts, warp: Warp) -> int:
 
 
 def gathers(operands: Layouts, warp: Warp) -> bool:
-    """Whether the input's gradient can be gathered: by a map that has an inverse, where nothing is padded."""
+    """Whether the input's gradient is gathered: by a map that has an inverse, where nothing is padded."""
     import tstn_kernels
 
-    return warp.kernel in tstn_kernels.MATRICES and warp.padding_mode == "zeros" and operands.flow is None
+    inverse = warp.kernel in tstn_kernels.MATRICES and warp.padding_mode == "zeros" and operands.flow is None
+    return inverse and operands.place.gathers
 
 
 def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Warp) -> tuple[Step, int]:

@@ -51,6 +51,8 @@ INTEGER_BINARY = {
     "arith.xori": "xor",
 }
 # Of Python's integers, where both are known.
+DIVISIONS = ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
+SHIFTS = ("arith.shli", "arith.shrui", "arith.shrsi")
 FOLDED: dict[str, Callable[[int, int], int]] = {
     "arith.addi": operator.add,
     "arith.subi": operator.sub,
@@ -278,13 +280,40 @@ def whole_numbers(lowering: Lowering, op: Operation, operands: list[Tensor]) -> 
     if name in INTEGER_BINARY:
         x, y = operands
         known = _stepped(lowering, name, x, y)
-        return known or elementwise(lowering, operands, element, INTEGER_BINARY[name])
+        if known is not None:
+            return known
+        if name in DIVISIONS:
+            operands = [x, _safe_divisor(lowering, name, x, y)]
+        result = elementwise(lowering, operands, element, INTEGER_BINARY[name])
+        return _frozen(lowering, result) if name in SHIFTS and y.constant is None else result
     if name in INTEGER_INTRINSICS:
         extra = {"math.absi": "false", "math.ctlz": "false", "math.cttz": "false"}.get(name, "")
         return call(lowering, INTEGER_INTRINSICS[name], operands, extra)
     if name in ("tt.mulhiui", "math.mulhiui", "arith.mulhiui"):
         return _high_half(lowering, operands)
     return None
+
+
+def _safe_divisor(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor:
+    """1 in place of what a CPU traps at, be it in a lane that nobody asks for: 0, and -1 where the quotient overflows."""
+    is_signed = name in ("arith.divsi", "arith.remsi")
+    if y.constant is not None and y.constant not in ((0, -1) if is_signed else (0,)):
+        return y
+
+    def equal(tensor: Tensor, number: int) -> Tensor:
+        return elementwise(lowering, [tensor, Tensor(x.element, (), (), str(number))], "i1", "icmp eq")
+
+    bad = equal(y, 0)
+    if is_signed:
+        least = equal(x, -(1 << (8 * BYTES[x.element] - 1)))
+        bad = elementwise(lowering, [bad, elementwise(lowering, [equal(y, -1), least], "i1", "and")], "i1", "or")
+    return select(lowering, [bad, Tensor(x.element, (), (), "1"), y])
+
+
+def _frozen(lowering: Lowering, tensor: Tensor) -> Tensor:
+    """Some number where there is none: of what has no meaning LLVM may draw conclusions, in other lanes too."""
+    kind = register(tensor.element, prod(tensor.stored))
+    return Tensor(tensor.element, tensor.shape, tensor.stored, lowering.once(f"freeze {kind} {tensor.ref}"))
 
 
 def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | None:
@@ -294,9 +323,14 @@ def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | No
         bits = 8 * BYTES[x.element]
         value = (FOLDED[name](a, b) + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
         return Tensor(x.element, shape, with_rank((), len(shape)), str(value))
+    shape = max(x.shape, y.shape, key=len)
+    if name in ("arith.addi", "arith.subi") and b is not None and x.element != "i1":
+        # Neighbours are known to be such.
+        steps = NO_STEPS if x.steps is None else x.steps
+        added = steps.with_rank(len(shape)).each(lambda step: step + (b if name == "arith.addi" else -b))
+        return Tensor(x.element, shape, with_rank(x.stored, len(shape)), x.ref, added)
     if x.steps is None and y.steps is None:
         return None
-    shape = max(x.shape, y.shape, key=len)
     if name in ("arith.addi", "arith.subi"):
         plain = [Tensor(t.element, t.shape, t.stored, t.ref) for t in (x, y)]
         steps = [(NO_STEPS if t.steps is None else t.steps).with_rank(len(shape)) for t in (x, y)]
@@ -387,7 +421,9 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
         ref = tensor.ref
     else:
         ref = lowering.once(f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}")
-    return Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
+    result = Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
+    # Of numbers that an integer does not hold.
+    return _frozen(lowering, result) if name in ("arith.fptosi", "arith.fptoui") else result
 
 
 def _converted_steps(tensor: Tensor, name: str, element: str) -> Steps | None:

@@ -177,7 +177,8 @@ def launch(
         leading += 1
     code = compiled(kernel, arguments, constexprs or {}, leading=leading, exclusive=exclusive, checked=checked)
     names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
-    template = code.template(programs, dict(zip(names, arguments, strict=True)), columns)
+    numbers = [argument.address if isinstance(argument, Memory) else argument for argument in arguments]
+    template = code.template(programs, dict(zip(names, numbers, strict=True)), columns)
     memories = [argument for argument in arguments if isinstance(argument, Memory)]
     frame = code.frame(memories) if checked else None
     unit = rows or rows_of_unit(programs // columns, columns, many)

@@ -117,7 +117,7 @@ class Lowering(Emitter):
         return value
 
     def scalar(self, name: str) -> Tensor:
-        return self.tensor(name)
+        return self.whole(self.tensor(name))
 
     def guard(self, op: Operation, pointer: Pointer, mask: Tensor | None, stored: Shape) -> None:
         """In checked mode, leave the program before an access that is outside."""
@@ -191,10 +191,18 @@ class Lowering(Emitter):
             return shapes.broadcast(pointer, shape)
         if op.name == "tt.expand_dims":
             return shapes.expand_dims(pointer, _axis(op))
-        if op.name in ("tt.bitcast", "arith.bitcast") and op.type is not None and not pointer.shape:
-            base = self.moved(pointer.base, pointer.element, str(pointer.steps.first), "i64")
-            return Pointer(op.type.element, (), base, origin=pointer.origin)
+        if op.name in ("tt.bitcast", "arith.bitcast") and op.type is not None:
+            return self._other_pointer(pointer, op.type.element)
         return None
+
+    def _other_pointer(self, pointer: Pointer, element: str) -> Pointer | None:
+        """The same addresses of elements of another type: of its size, or one address."""
+        if BYTES[element] == BYTES[pointer.element]:
+            return replace(pointer, element=element)
+        if pointer.offset is not None or len(pointer.steps.values) != 1:
+            return None
+        base = self.moved(pointer.base, pointer.element, str(pointer.steps.first), "i64")
+        return Pointer(element, pointer.shape, base, None, pointer.steps.each(lambda _: 0), pointer.origin)
 
     def _chosen_pointer(self, op: Operation, operands: list[Value]) -> Value | None:
         """One address or another; only for scalars."""

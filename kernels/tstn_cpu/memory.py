@@ -255,10 +255,46 @@ def masked_gather(
     lowering: Lowering, kind: str, base: str, step: str, offsets: str, offset_element: str, lanes: str, passed: str, count: int, align: int
 ) -> str:
     """``kind`` is what is loaded, ``step`` what offsets count."""
+    if lowering.host.scatters and offset_element == "i32":
+        return _avx512_gather(lowering, kind, base, step, offsets, lanes, passed, count)
     at = lowering.once(f"getelementptr {step}, ptr {base}, {register(offset_element, count)} {offsets}")
     vector = f"<{count} x {kind}>"
     arguments = [(f"<{count} x ptr>", at), ("i32", str(align)), (f"<{count} x i1>", lanes), (vector, passed)]
     return lowering.intrinsic(f"llvm.masked.gather.v{count}{kind_suffix(kind)}.v{count}p0", vector, arguments)
+
+
+# Of AVX-512's gathers: lanes, and the letters for what is loaded.
+AVX512 = {"float": (16, "dps"), "i32": (16, "dpi"), "double": (8, "dpd"), "i64": (8, "dpq")}
+STEP_BYTES = {"i8": 1, "i16": 2, "i32": 4, "float": 4, "i64": 8, "double": 8}
+
+
+def _avx512_gather(
+    lowering: Lowering, kind: str, base: str, step: str, offsets: str, lanes: str, passed: str, count: int
+) -> str:
+    """By name: from a general gather LLVM makes one with twice as wide offsets wherever it has widened them before."""
+    size, letters = AVX512[kind]
+    name = f"llvm.x86.avx512.mask.gather.{letters}.512"
+    # Gathers of 8 values take 8 offsets, those of 16 take 16.
+    vector, index, mask = f"<{size} x {kind}>", f"<{size} x i32>", f"<{size} x i1>"
+    parts = []
+    for first in range(0, count, size):
+        many = min(size, count - first)
+        pieces = []
+        for of, ref in ((kind, passed), ("i32", offsets), ("i1", lanes)):
+            piece = lowering.part(of, ref, count, first, many)
+            if many < size:
+                padding = "zeroinitializer"
+                order = [*range(many), *[many] * (size - many)]
+                piece = lowering.shuffle(of, piece, many, order, padding) if many > 1 else _padded(lowering, of, piece, size)
+            pieces.append(piece)
+        arguments = [(vector, pieces[0]), ("ptr", base), (index, pieces[1]), (mask, pieces[2]), ("i32", str(STEP_BYTES[step]))]
+        ref = lowering.intrinsic(name, vector, arguments)
+        parts.append(ref if many == size else lowering.part(kind, ref, size, 0, many))
+    return lowering.joined(kind, parts, min(size, count))
+
+
+def _padded(lowering: Lowering, kind: str, ref: str, size: int) -> str:
+    return lowering.set(f"insertelement <{size} x {kind}> zeroinitializer, {kind} {ref}, i64 0")
 
 
 def _gather_narrow(lowering: Lowering, pointer: Pointer, offsets: str, offset_element: str, lanes: str, count: int) -> str:
@@ -392,7 +428,7 @@ def _lane_by_lane(
     at = lowering.slot(count, offset_element)
     value_slot = lowering.slot(count, kind)
     lowering.line(f"store {register(offset_element, count)} {offsets}, ptr {at}")
-    lowering.line(f"store <{count} x {kind}> {values}, ptr {value_slot}")
+    lowering.line(f"store {f'<{count} x {kind}>' if count > 1 else kind} {values}, ptr {value_slot}")
     for first in range(0, count, WORD):
         many = min(WORD, count - first)
         part = lowering.part("i1", lanes, count, first, many)
@@ -405,6 +441,51 @@ def _lane_by_lane(
         if old:
             arguments.append(("ptr", lowering.once(f"getelementptr {kind}, ptr {old}, i64 {first}")))
         lowering.line(f"call void @{name}({', '.join(f'{t} {v}' for t, v in arguments)})")
+
+
+def _add_lanes(
+    lowering: Lowering, base: str, kind: str, offsets: str, offset_element: str, values: str, lanes: str, count: int, body: str
+) -> None:
+    """One lane after the other; without asking for each of them if all are on, as they mostly are."""
+    loop, all_on = f"fadd_{kind}_alone_{offset_element}", f"fadd_{kind}_all_{count}_{offset_element}"
+    if all_on not in lowering.helpers:
+        lowering.helpers[loop] = _lane_loop(loop, kind, offset_element, body, False)
+        lines = []
+        for i in range(count):
+            lines += [
+                f"  %from{i} = getelementptr {offset_element}, ptr %offsets, i64 {i}",
+                f"  %offset{i} = load {offset_element}, ptr %from{i}",
+                f"  %of{i} = getelementptr {kind}, ptr %values, i64 {i}",
+                f"  %value{i} = load {kind}, ptr %of{i}",
+                f"  %at{i} = getelementptr {kind}, ptr %base, {offset_element} %offset{i}",
+                f"  %old{i} = load {kind}, ptr %at{i}",
+                f"  %new{i} = fadd {kind} %old{i}, %value{i}",
+                f"  store {kind} %new{i}, ptr %at{i}",
+            ]
+        body_of_all = "\n".join(lines)
+        lowering.helpers[all_on] = f"""define internal void @{all_on}(ptr %base, ptr %offsets, ptr %values, i64 %bits) noinline {{
+start:
+  %all = icmp eq i64 %bits, {-1 if count == WORD else 2**count - 1}
+  br i1 %all, label %straight, label %some
+straight:
+{body_of_all}
+  ret void
+some:
+  call void @{loop}(ptr %base, ptr %offsets, ptr %values, i64 %bits)
+  ret void
+}}"""
+    key = f"stored {offsets}"
+    place = lowering.recall(key)
+    if place is None:
+        place = lowering.room(count, offset_element)
+        lowering.line(f"store {register(offset_element, count)} {offsets}, ptr {place}")
+        lowering.remember(key, place)
+    slot = lowering.slot(count, kind)
+    lowering.line(f"store <{count} x {kind}> {values}, ptr {slot}")
+    bits = lowering.once(f"bitcast <{count} x i1> {lanes} to i{count}")
+    if count < WORD:
+        bits = lowering.once(f"zext i{count} {bits} to i64")
+    lowering.line(f"call void @{all_on}(ptr {base}, ptr {place}, ptr {slot}, i64 {bits})")
 
 
 def _lane_loop(name: str, kind: str, offset_element: str, body: str, keeps_old: bool) -> str:
@@ -469,16 +550,14 @@ def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, m
     values = _to_memory(lowering, element, lowering.values(value, stored), count)
     offsets, offset_element = offsets_of(lowering, pointer, stored)
     lanes = lanes_on(lowering, mask, stored)
-    if count == 1:
-        values, offsets, lanes = (
-            lowering.set(f"insertelement <1 x {k}> poison, {k} {ref}, i64 0")
-            for k, ref in ((kind, values), (offset_element, offsets), ("i1", lanes))
-        )
     old = lowering.slot(count, f"{kind}") + "_old" if wanted else None
     if old:
         lowering.slots[old] = f"[{count} x {kind}]"
         lowering.line(f"store {f'<{count} x {kind}>'} zeroinitializer, ptr {old}")
     body = _combination(kind_of, element, kind, size, lowering.exclusive)
+    if lowering.exclusive and old is None and 1 < count <= WORD and element in ("f32", "f64") and kind_of == "fadd":
+        _add_lanes(lowering, pointer.base, kind, offsets, offset_element, values, lanes, count, body)
+        return None
     name = f"{kind_of}_{element}" + ("_alone" if lowering.exclusive else "")
     _lane_by_lane(lowering, name, pointer.base, kind, offsets, offset_element, values, lanes, count, body, old)
     if old is None:

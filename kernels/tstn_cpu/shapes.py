@@ -36,7 +36,8 @@ def splat(value: Value, shape: Shape) -> Value:
     ones = (1,) * len(shape)
     if isinstance(value, Pointer):
         return Pointer(value.element, shape, value.base, None, Steps(ones, value.steps.values), value.origin)
-    return Tensor(value.element, shape, ones, value.ref, number=value.number)
+    steps = None if value.steps is None else Steps(ones, value.steps.values)
+    return Tensor(value.element, shape, ones, value.ref, steps, value.number)
 
 
 def expand_dims(value: Value, axis: int) -> Value:
