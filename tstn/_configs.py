@@ -249,6 +249,8 @@ class Place:
     # Rows and samples of spline_product_kernel.
     block_rows: int
     block_m: int
+    # Channels of a program whose lanes are pixels, where these lie far apart; 0: as many as there are.
+    run_of_channels: int = 0
     # Whether the programs that add to one image's gradient run in one thread, in order.
     exclusive: bool = False
     # Whether the input's gradient is gathered where it can be. Without conflicts between threads it is more work.
@@ -264,6 +266,8 @@ class Place:
     def channels_per_program(self, config: Config, programs: int, channels: int) -> int:
         """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
         blocks = -(-channels // config.block_c)
+        if self.run_of_channels and not config.over_channels:
+            return self.run_of_channels if channels > self.run_of_channels else blocks * config.block_c
         splits = min(blocks, max(1, self.enough_programs // max(programs, 1)))
         return -(-blocks // splits) * config.block_c
 
@@ -316,6 +320,7 @@ CPU = Place(
     block_c=8,
     block_rows=8,
     block_m=8,
+    run_of_channels=4,
     exclusive=True,
     gathers=False,
 )

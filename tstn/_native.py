@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import tstn_cpu
 from torch import Tensor
+from tstn_cpu import threads
 
 from tstn._plan import Step
 
@@ -43,22 +45,19 @@ class _Ready:
     """What a step's launches have in common."""
 
     def __init__(self, step: Step, tensors: Sequence[Tensor], fill: Sequence[float]):
-        import tstn_cpu
         import tstn_kernels
-        from tstn_cpu import threads
 
         kernel = getattr(tstn_kernels, step.kernel)
         memories = [tstn_cpu.Memory(0, ELEMENTS[tensor.dtype]) for tensor in tensors]
         arguments = (*memories, *fill, *step.numbers)
-        exclusive = step.order is not None
-        columns, rows = step.order or (1, 0)
+        columns, rows = step.order
         self.compiled = tstn_cpu.compiled(
             kernel,
             arguments,
             step.constexprs,
             leading=len(memories) + len(fill),
             specialize=STRIDES,
-            exclusive=exclusive,
+            exclusive=rows > 0,
             checked=CHECKED,
         )
         names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
@@ -67,9 +66,8 @@ class _Ready:
         self.entry = self.compiled.entry
         self.rows = rows
         self.all_rows = step.programs // columns
-        self.units = columns if not rows else columns * -(-self.all_rows // rows)
+        self.columns = columns
         self.threads = step.work // LEAST_PER_THREAD
-        self.team = threads.team
 
     def __call__(self, tensors: Sequence[Tensor], fill: Sequence[float]) -> None:
         many = 1
@@ -77,12 +75,12 @@ class _Ready:
             many = torch.get_num_threads()
         rows = self.rows
         if not rows:
-            rows = self.all_rows if many == 1 else max(1, -(-self.all_rows // (4 * many)))
+            rows = tstn_cpu.rows_of_unit(self.all_rows, self.columns, many)
         frame = self.frame(tensors) if CHECKED else None
         failed = self.entry(
             self.address,
             None if frame is None else frame.buffer_info()[0],
-            self.team() if many > 1 else None,
+            threads.team() if many > 1 else None,
             many,
             rows,
             *[tensor.data_ptr() for tensor in tensors],
@@ -92,8 +90,6 @@ class _Ready:
             raise self.compiled.error(frame)
 
     def frame(self, tensors: Sequence[Tensor]) -> Any:
-        import tstn_cpu
-
         return self.compiled.frame(
             [tstn_cpu.Memory(0, ELEMENTS[t.dtype], tuple(t.shape), tuple(t.stride())) for t in tensors]
         )

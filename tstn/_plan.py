@@ -75,13 +75,13 @@ OPERANDS = ROLES[1:7]
 
 
 class Order(NamedTuple):
-    """Programs that have to run in one thread, one after the other: ``rows`` rows of each of ``columns`` columns.
+    """The order of programs on a CPU: one of ``columns`` columns after the other; program ``row * columns + column``.
 
-    Program ``row * columns + column``.
+    So many rows have to run in one thread, one after the other, because they add to the same memory; 0 where none have.
     """
 
     columns: int
-    rows: int
+    rows: int = 0
 
 
 class Step(NamedTuple):
@@ -98,8 +98,7 @@ class Step(NamedTuple):
     work: int
     # Whether the scalar fill value comes before the numbers: plans do not depend on it.
     takes_fill: bool
-    # For programs that add to the same memory, unless their additions are atomic.
-    order: Order | None
+    order: Order
     # How to launch what was compiled of it, by device and alignment of the tensors.
     ready: dict[Any, Any]
 
@@ -252,7 +251,9 @@ def _forward(operands: Layouts, warp: Warp) -> Step:
     )
     programs = cut.groups * cut.tiles * cut.splits
     work = output.numel()
-    return _step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, work, cut.config)
+    # Neighbouring pixels of the same channels come one after the other.
+    order = Order(cut.splits)
+    return _step("sample_forward_kernel", programs, ("output", *OPERANDS), numbers, constexprs, work, cut.config, order)
 
 
 class Gradients(NamedTuple):
@@ -339,7 +340,7 @@ def spline_product(on_cpu: bool, out: Layout, vectors: Layout, matrix: Layout, c
     numbers = (*out.stride, *vectors.stride, *matrix.stride, *sizes)
     constexprs = {"CENTRED": centred, "BLOCK_ROWS": here.block_rows, "BLOCK_M": here.block_m}
     work, config = out.numel() * matrix.shape[1], _configs.SPLINE_PRODUCT
-    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, config, work, False, None, {})
+    return Step("spline_product_kernel", programs, tuple, numbers, constexprs, config, work, False, Order(1), {})
 
 
 def _dense(layout: Layout, channels_last: bool) -> Layout:
@@ -483,7 +484,7 @@ def _scatter(
         constexprs,
         grad_output.numel(),
         cut.config,
-        _order(operands, cut) if scatter == "atomic" and operands.place.exclusive else None,
+        _order(operands, cut) if scatter == "atomic" and operands.place.exclusive else Order(cut.splits),
     )
 
 
@@ -627,7 +628,7 @@ def _step(
     constexprs: Mapping[str, Any],
     work: int,
     config: _configs.Config = _configs.FLAT,
-    order: Order | None = None,
+    order: Order = Order(1),  # noqa: B008 - a tuple
 ) -> Step:
     if programs > INT32_MAX:
         raise ValueError(f"input, theta and size need {programs} programs; at most {INT32_MAX} can run")

@@ -151,7 +151,9 @@ def compiled(
 
 def rows_of_unit(rows: int, columns: int, many: int) -> int:
     """How many rows a unit has, where programs have nothing in common."""
-    return max(1, -(-rows * columns // (UNITS_PER_THREAD * many))) if many > 1 else max(rows, 1)
+    if many == 1 or columns >= UNITS_PER_THREAD * many:
+        return max(rows, 1)
+    return max(1, -(-rows * columns // (UNITS_PER_THREAD * many)))
 
 
 def launch(
