@@ -50,9 +50,9 @@ INTEGER_BINARY = {
     "arith.ori": "or",
     "arith.xori": "xor",
 }
-# Of Python's integers, where both are known.
 DIVISIONS = ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
 SHIFTS = ("arith.shli", "arith.shrui", "arith.shrsi")
+# Of Python's integers, where both are known.
 FOLDED: dict[str, Callable[[int, int], int]] = {
     "arith.addi": operator.add,
     "arith.subi": operator.sub,

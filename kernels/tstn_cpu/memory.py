@@ -426,7 +426,9 @@ def _lane_by_lane(
     if name not in lowering.helpers:
         lowering.helpers[name] = _lane_loop(name, kind, offset_element, body, old is not None)
     at = lowering.slot(count, offset_element)
-    value_slot = lowering.slot(count, kind)
+    # Not the one of the offsets, which may be of the same type.
+    value_slot = lowering.slot(count, kind) + "_value"
+    lowering.slots[value_slot] = f"[{count} x {kind}]"
     lowering.line(f"store {register(offset_element, count)} {offsets}, ptr {at}")
     lowering.line(f"store {f'<{count} x {kind}>' if count > 1 else kind} {values}, ptr {value_slot}")
     for first in range(0, count, WORD):
@@ -538,7 +540,8 @@ def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, m
     kind_of = found[1] if found else ""
     if kind_of not in ATOMICS:
         lowering.refuse(op, f"tt.atomic_rmw {kind_of}")
-    stored = stored_shape(lowering, pointer, mask, [value])
+    # Each lane counts, those too that are the same in all.
+    stored = pointer.shape
     lowering.guard(op, pointer, mask, stored)
     wanted = op.results[0] in lowering.used
     element, count = pointer.element, prod(stored)
