@@ -231,6 +231,40 @@ def cast_float(lowering: Lowering, tensor: Tensor, element: str) -> Tensor:
     return Tensor(element, tensor.shape, tensor.stored, ref, number=tensor.number)
 
 
+def _toward_zero(lowering: Lowering, near: Tensor, exact: Tensor) -> Tensor:
+    """The one below in size, where rounding to nearest has gone up."""
+    back = cast_float(lowering, near, exact.element)
+    sizes = [call(lowering, "fabs", [widened(lowering, tensor)]) for tensor in (back, exact)]
+    over = elementwise(lowering, sizes, "i1", "fcmp ogt")
+    count, kind = prod(near.stored), f"i{8 * BYTES[near.element]}"
+    bits, less = register(kind, count), register("i1", count)
+    pattern = lowering.once(f"bitcast {register(near.element, count)} {near.ref} to {bits}")
+    change = lowering.once(f"sext {less} {lowering.values(over, near.stored)} to {bits}")
+    pattern = lowering.once(f"add {bits} {pattern}, {change}")
+    ref = lowering.once(f"bitcast {bits} {pattern} to {register(near.element, count)}")
+    return Tensor(near.element, near.shape, near.stored, ref)
+
+
+def _fewer_bits(lowering: Lowering, tensor: Tensor) -> Tensor:
+    """Whole numbers of 64 bits with those below 2**12 as one, which float64 holds beside the rest: rounding to odd.
+
+    Smaller numbers than 2**52 stay what they are.
+    """
+    tensor = lowering.whole(tensor)
+
+    def number(value: int) -> Tensor:
+        return Tensor("i64", (), (), str(value))
+
+    def of(instruction: str, *operands: Tensor, element: str = "i64") -> Tensor:
+        return elementwise(lowering, list(operands), element, instruction)
+
+    inexact = of("icmp ne", of("and", tensor, number(4095)), number(0), element="i1")
+    rounded = of("and", tensor, number(-4096))
+    rounded = select(lowering, [inexact, of("or", rounded, number(2048)), rounded])
+    small = of("icmp ult", of("add", tensor, number(2**52)), number(2**53), element="i1")
+    return select(lowering, [small, tensor, rounded])
+
+
 def floats(lowering: Lowering, op: Operation, operands: list[Tensor]) -> Tensor | None:
     """Arithmetic of floating-point numbers; half types by way of float32."""
     element = operands[0].element
@@ -245,6 +279,12 @@ def floats(lowering: Lowering, op: Operation, operands: list[Tensor]) -> Tensor 
         return elementwise(lowering, operands, element, "fneg")
     if name in ("arith.minnumf", "arith.maxnumf"):
         return _extreme(lowering, operands, "olt" if name == "arith.minnumf" else "ogt", name[6:12], numbers)
+    if name == "tt.clampf":
+        x, low, high = operands
+        if "propagateNan = all" in op.text:
+            return call(lowering, "minimum", [call(lowering, "maximum", [x, low]), high])
+        above = _extreme(lowering, [x, low], "ogt", "maxnum", numbers[:2])
+        return _extreme(lowering, [above, high], "olt", "minnum", [above.number, high.number])
     if name in FLOAT_INTRINSICS:
         result = call(lowering, FLOAT_INTRINSICS[name], operands)
         result.number = name in KEEP_NUMBERS and all(numbers)
@@ -398,7 +438,8 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
     """From one type to another."""
     name = op.name
     if name in ("arith.extf", "arith.truncf", "tt.fp_to_fp"):
-        return cast_float(lowering, tensor, element)
+        near = cast_float(lowering, tensor, element)
+        return _toward_zero(lowering, near, tensor) if "rounding = rtz" in op.text else near
     if name in ("arith.bitcast", "tt.bitcast"):
         tensor = lowering.whole(tensor)
         if REGISTER[tensor.element] == REGISTER[element]:
@@ -410,6 +451,8 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
         return None
     if element in HALVES:
         # Whole numbers by way of float64, which holds those of 32 bits.
+        if tensor.element == "i64":
+            tensor = _fewer_bits(lowering, tensor)
         wide = convert(lowering, op, tensor, "f64")
         return None if wide is None else narrowed(lowering, wide, element)
     tensor = widened(lowering, tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from triton.language import core
+from triton.language import core, math
 
 
 def _function(name: str, operands: int) -> Any:
@@ -34,25 +34,60 @@ def _function(name: str, operands: int) -> Any:
 
 
 UNARY = (
-    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp10"),
-    *("exp2", "expm1", "fabs", "floor", "lgamma", "log", "log10", "log1p", "log2", "nearbyint", "rint", "round", "rsqrt"),
-    *("sin", "sinh", "sqrt", "tan", "tanh", "tgamma", "trunc"),
+    *("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp"),
+    *("exp10", "exp2", "expm1", "floor", "lgamma", "log", "log10", "log1p", "log2", "nearbyint", "rint", "round"),
+    *("rsqrt", "rsqrt_rn", "sin", "sinh", "sqrt", "sqrt_rn", "tan", "tanh", "tgamma", "trunc"),
 )
-BINARY = ("atan2", "copysign", "fdim", "fmod", "hypot", "nextafter", "pow", "remainder")
+BINARY = ("atan2", "copysign", "div_rn", "fdim", "fmod", "hypot", "nextafter", "pow", "remainder")
 
 globals().update({name: _function(name, 1) for name in UNARY})
 globals().update({name: _function(name, 2) for name in BINARY})
 fma = _function("fma", 3)
+# Here these are as exact as the others.
+globals().update({f"fast_{name}f": globals()[name] for name in ("cos", "exp", "exp10", "log", "log10", "log2", "pow")})
+globals().update({f"fast_{name}f": globals()[name] for name in ("sin", "tan", "tanh")})
+fast_dividef = globals()["div_rn"]
+
+
+@core.extern
+def isnan(arg0: Any, _semantic: Any = None) -> Any:
+    return _semantic.not_equal(arg0, arg0)
+
+
+@core.extern
+def isinf(arg0: Any, _semantic: Any = None) -> Any:
+    return _semantic.equal(math.abs(arg0, _semantic=_semantic), float("inf"))
+
+
+@core.extern
+def isfinited(arg0: Any, _semantic: Any = None) -> Any:
+    return _semantic.less_than(math.abs(arg0, _semantic=_semantic), float("inf"))
+
+
+finitef = isfinited
+
+
+@core.extern
+def signbit(arg0: Any, _semantic: Any = None) -> Any:
+    kind = core.int64 if arg0.dtype.primitive_bitwidth == 64 else core.int32
+    return _semantic.less_than(arg0.to(kind, bitcast=True, _semantic=_semantic), 0).to(core.int32, _semantic=_semantic)
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"libdevice.{name} cannot be run on a CPU")
 
 # What LLVM has instructions for, by the operation of the same meaning.
 INSTRUCTIONS = {
+    "abs": "math.absf",
     "ceil": "math.ceil",
-    "fabs": "math.absf",
+    "div_rn": "tt.precise_divf",
     "floor": "math.floor",
     "fma": "math.fma",
     "nearbyint": "math.roundeven",
     "rint": "math.roundeven",
     "rsqrt": "math.rsqrt",
+    "rsqrt_rn": "math.rsqrt",
     "sqrt": "math.sqrt",
+    "sqrt_rn": "math.sqrt",
     "trunc": "math.trunc",
 }

@@ -167,30 +167,32 @@ def reduce(lowering: Lowering, op: Operation, operands: list[Tensor]) -> list[Te
 
 
 def dot(lowering: Lowering, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a @ b + c, row by row of the result, in float32 or wider."""
-    rows, inner = a.shape
-    columns = b.shape[1]
+    """a @ b + c, row by row of the result, in float32 or wider; of one pair of matrices, or of several."""
+    *batch, rows, inner = a.shape
+    columns, count = b.shape[-1], prod(batch)
     element = c.element
     wide = "f32" if element in HALVES else element
     left, right, total = (_as_wide(lowering, t, wide) for t in (a, b, c))
     kind, vector = REGISTER[wide], register(wide, columns)
     is_float = wide[0] == "f"
-    row_refs = [lowering.part(kind, right, inner * columns, k * columns, columns) for k in range(inner)]
+    all_right, all_left, all_sums = (count * n for n in (inner * columns, rows * inner, rows * columns))
+    row_refs = [lowering.part(kind, right, all_right, k * columns, columns) for k in range(count * inner)]
     results = []
-    for m in range(rows):
-        sums = lowering.part(kind, total, rows * columns, m * columns, columns)
+    for m in range(count * rows):
+        sums = lowering.part(kind, total, all_sums, m * columns, columns)
         for k in range(inner):
-            lane = lowering.once(f"extractelement <{rows * inner} x {kind}> {left}, i64 {m * inner + k}")
+            lane = lowering.part(kind, left, all_left, m * inner + k, 1)
             factor = lowering.splat(kind, lane, columns)
+            row = row_refs[m // rows * inner + k]
             if is_float:
                 suffix = (f"v{columns}" if columns > 1 else "") + wide
-                arguments = [(vector, factor), (vector, row_refs[k]), (vector, sums)]
+                arguments = [(vector, factor), (vector, row), (vector, sums)]
                 sums = lowering.intrinsic(f"llvm.fma.{suffix}", vector, arguments)
             else:
-                sums = lowering.set(f"add {vector} {lowering.set(f'mul {vector} {factor}, {row_refs[k]}')}, {sums}")
+                sums = lowering.set(f"add {vector} {lowering.set(f'mul {vector} {factor}, {row}')}, {sums}")
         results.append(sums)
     ref = lowering.joined(kind, results, columns)
-    result = Tensor(wide, (rows, columns), (rows, columns), ref)
+    result = Tensor(wide, c.shape, c.shape, ref)
     return narrowed(lowering, result, element) if wide != element else result
 
 
