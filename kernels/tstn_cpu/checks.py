@@ -15,20 +15,22 @@ from tstn_cpu.values import BYTES, Pointer, Shape, Tensor, integers, register
 if TYPE_CHECKING:
     from tstn_cpu.lower import Lowering
 
-# Axes of a tensor that is checked, and numbers that describe it: how many axes, bytes of an element, sizes and strides.
+# Axes of a tensor that is checked, and numbers that describe it: how many axes, bytes of an element, how far the lowest
+# byte is from the first element, sizes and strides.
 AXES = 8
-EXTENT = 2 + 2 * AXES
-# The first numbers of a frame: whether something was outside, where in the code and how far from the tensor's begin.
+EXTENT = 3 + 2 * AXES
+# The first numbers of a frame: whether something was outside, where in the code, how far from the tensor's first element,
+# and which of the kernel's parameters it was.
 RECORD = 4
 
 
 def extent(shape: Sequence[int], strides: Sequence[int], size: int) -> list[int]:
     """A tensor's, as the checks read it; strides are in elements, ``size`` the bytes of one."""
+    pairs = list(zip(shape, strides, strict=True))
+    axes = sorted(((n, abs(step)) for n, step in pairs if n > 1 and step), key=lambda axis: -axis[1])
+    lowest = size * sum((n - 1) * step for n, step in pairs if step < 0)
     if 0 in shape:
-        axes = [(0, 1)]
-    else:
-        pairs = zip(shape, strides, strict=True)
-        axes = sorted(((n, step) for n, step in pairs if n > 1 and step), key=lambda axis: -axis[1])
+        axes, lowest = [(0, 1)], 0
     reach = 0
     for n, step in reversed(axes):
         if n and step <= reach:
@@ -39,19 +41,33 @@ def extent(shape: Sequence[int], strides: Sequence[int], size: int) -> list[int]
     if len(axes) > AXES:
         raise ValueError(f"a tensor that is checked has at most {AXES} axes; got {len(axes)}")
     numbers = [number for axis in axes for number in axis]
-    return [len(axes), size, *numbers, *[0] * (2 * AXES - len(numbers))]
+    return [len(axes), size, lowest, *numbers, *[0] * (2 * AXES - len(numbers))]
+
+
+def begins(lowering: Lowering) -> None:
+    """Keep the addresses of all tensors, for pointers of which only a run tells where they come from."""
+    lowering.slots[BEGINS] = f"[{len(lowering.kernel.parameters)} x ptr]"
+    for i, kind in enumerate(lowering.kernel.parameters.values()):
+        if kind.pointer:
+            place = lowering.set(f"getelementptr ptr, ptr {BEGINS}, i64 {i}")
+            lowering.line(f"store ptr %a{i}, ptr {place}")
+
+
+BEGINS = "%begins"
 
 
 def guard(lowering: Lowering, pointer: Pointer, mask: Tensor | None, stored: Shape, site: int) -> None:
     """Leave the program, with a record of it, if a lane that is on lies outside."""
     count, size = prod(stored), BYTES[pointer.element]
+    address = f"%a{pointer.origin}"
+    if isinstance(pointer.origin, str):
+        place = lowering.once(f"getelementptr ptr, ptr {BEGINS}, i64 {pointer.origin}")
+        address = lowering.once(f"load ptr, ptr {place}")
     base = lowering.once(f"ptrtoint ptr {pointer.base} to i64")
-    begin = lowering.once(f"ptrtoint ptr %a{pointer.origin} to i64")
+    begin = lowering.once(f"ptrtoint ptr {address} to i64")
     distance = lowering.splat("i64", lowering.once(f"sub i64 {base}, {begin}"), count)
     wide = register("i64", count)
     steps = integers(pointer.steps.over(stored).values, "i64")
-    if count > 1 and steps[0] != "<" and steps != "zeroinitializer":
-        steps = lowering.splat("i64", steps, count)
     elements = steps
     if pointer.offset is not None:
         offset = pointer.offset
@@ -68,8 +84,7 @@ def guard(lowering: Lowering, pointer: Pointer, mask: Tensor | None, stored: Sha
     lowering.line(f"store {wide} {places}, ptr {place_slot}")
     lowering.line(f"store {register('i8', count)} {on}, ptr {on_slot}")
     lowering.helpers["outside"] = OUTSIDE
-    described = lowering.once(f"getelementptr i64, ptr %frame, i64 {RECORD + EXTENT * pointer.origin}")
-    arguments = f"ptr {place_slot}, ptr {on_slot}, i32 {count}, ptr {described}, ptr %frame, i64 {site}"
+    arguments = f"ptr {place_slot}, ptr {on_slot}, i32 {count}, i64 {size}, ptr %frame, i64 {pointer.origin}, i64 {site}"
     bad = lowering.set(f"call i1 @outside({arguments})")
     leave, stay = lowering.label("leave"), lowering.label("stay")
     lowering.branch_if(bad, leave, stay)
@@ -78,11 +93,20 @@ def guard(lowering: Lowering, pointer: Pointer, mask: Tensor | None, stored: Sha
     lowering.begin(stay)
 
 
-OUTSIDE = """define internal i1 @outside(ptr %places, ptr %on, i32 %count, ptr %extent, ptr %frame, i64 %site) noinline {
+# Whether one of several places, in bytes from a tensor's first element, is not in it. The first thread that finds one
+# says so in the frame.
+OUTSIDE = f"""define internal i1 @outside(
+  ptr %places, ptr %on, i32 %count, i64 %bytes, ptr %frame, i64 %origin, i64 %site
+) noinline {{
 start:
+  %extents = getelementptr i64, ptr %frame, i64 {RECORD}
+  %before_it = mul i64 %origin, {EXTENT}
+  %extent = getelementptr i64, ptr %extents, i64 %before_it
   %axes = load i64, ptr %extent
   %at_size = getelementptr i64, ptr %extent, i64 1
   %size = load i64, ptr %at_size
+  %at_lowest = getelementptr i64, ptr %extent, i64 2
+  %lowest = load i64, ptr %at_lowest
   br label %lanes
 lanes:
   %lane = phi i32 [ 0, %start ], [ %next_lane, %next ]
@@ -93,20 +117,24 @@ lanes:
 check:
   %at_place = getelementptr i64, ptr %places, i32 %lane
   %place = load i64, ptr %at_place
-  %before = icmp slt i64 %place, 0
-  %between = srem i64 %place, %size
-  %part = icmp ne i64 %between, 0
-  %wrong = or i1 %before, %part
-  %element = sdiv i64 %place, %size
-  br i1 %wrong, label %bad, label %axes_loop
+  %from_lowest = sub i64 %place, %lowest
+  %before = icmp slt i64 %from_lowest, 0
+  %first = sdiv i64 %from_lowest, %size
+  %past = add i64 %from_lowest, %bytes
+  %last_byte = sub i64 %past, 1
+  %last = sdiv i64 %last_byte, %size
+  br i1 %before, label %bad, label %elements
+elements:
+  %element = phi i64 [ %first, %check ], [ %next_element, %inside ]
+  br label %axes_loop
 axes_loop:
-  %axis = phi i64 [ 0, %check ], [ %next_axis, %axis_body ]
-  %rest = phi i64 [ %element, %check ], [ %left, %axis_body ]
+  %axis = phi i64 [ 0, %elements ], [ %next_axis, %axis_body ]
+  %rest = phi i64 [ %element, %elements ], [ %left, %axis_body ]
   %more = icmp slt i64 %axis, %axes
   br i1 %more, label %axis_body, label %axes_end
 axis_body:
   %twice = shl i64 %axis, 1
-  %at_axis = getelementptr i64, ptr %at_size, i64 %twice
+  %at_axis = getelementptr i64, ptr %at_lowest, i64 %twice
   %at_n = getelementptr i64, ptr %at_axis, i64 1
   %at_stride = getelementptr i64, ptr %at_axis, i64 2
   %n = load i64, ptr %at_n
@@ -120,7 +148,11 @@ axis_body:
   br label %axes_loop
 axes_end:
   %missed = icmp ne i64 %rest, 0
-  br i1 %missed, label %bad, label %next
+  br i1 %missed, label %bad, label %inside
+inside:
+  %next_element = add i64 %element, 1
+  %more_elements = icmp sle i64 %next_element, %last
+  br i1 %more_elements, label %elements, label %next
 next:
   %next_lane = add i32 %lane, 1
   %again = icmp slt i32 %next_lane, %count
@@ -128,11 +160,18 @@ next:
 good:
   ret i1 false
 bad:
+  %pair = cmpxchg ptr %frame, i64 0, i64 1 monotonic monotonic, align 8
+  %is_first = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %is_first, label %record, label %leave
+record:
   %at_site = getelementptr i64, ptr %frame, i64 1
   %at_offset = getelementptr i64, ptr %frame, i64 2
+  %at_origin = getelementptr i64, ptr %frame, i64 3
   store i64 %site, ptr %at_site
   store i64 %place, ptr %at_offset
-  store i64 1, ptr %frame
+  store i64 %origin, ptr %at_origin
+  br label %leave
+leave:
   ret i1 true
-}
+}}
 declare i64 @llvm.smin.i64(i64, i64)"""

@@ -26,6 +26,8 @@ class Form:
     steps: Steps | None
     # Of a pointer's offset.
     offset_element: str = ""
+    # Of a pointer that is checked: the parameter that it comes from, or None if only a run tells.
+    origin: int | None = 0
 
 
 def form_of(lowering: Lowering, value: Value) -> Form:
@@ -34,9 +36,10 @@ def form_of(lowering: Lowering, value: Value) -> Form:
     rank = len(value.shape)
     first = value.steps.first
     steps = value.steps.each(lambda step: step - first)
+    origin = 0 if not lowering.checked else value.origin if isinstance(value.origin, int) else None
     if value.offset is None:
-        return Form(None, steps)
-    return Form(with_rank(value.offset.stored, rank), steps, value.offset.element)
+        return Form(None, steps, origin=origin)
+    return Form(with_rank(value.offset.stored, rank), steps, value.offset.element, origin)
 
 
 def _same_steps(a: Steps | None, b: Steps | None) -> bool:
@@ -53,11 +56,12 @@ def _joined(first: Form, second: Form, is_pointer: bool, rank: int) -> Form:
     stored = [with_rank(f.stored, rank) for f in (first, second) if f.stored is not None]
     same = _same_steps(first.steps, second.steps)
     if is_pointer:
+        origin = first.origin if first.origin == second.origin else None
         if same:
             element = max(first.offset_element, second.offset_element)
-            return Form(broadcast_shapes(*stored) if stored else None, first.steps, element)
+            return Form(broadcast_shapes(*stored) if stored else None, first.steps, element, origin)
         shapes = [with_rank(f.steps.shape, rank) for f in (first, second) if f.steps is not None]
-        return Form(broadcast_shapes(*stored, *shapes), Steps((1,) * rank, (0,)), "i64")
+        return Form(broadcast_shapes(*stored, *shapes), Steps((1,) * rank, (0,)), "i64", origin)
     if same:
         return Form(broadcast_shapes(*stored), first.steps)
     shapes = [with_rank(f.steps.shape, rank) for f in (first, second) if f.steps is not None]
@@ -72,8 +76,9 @@ def parts_in(lowering: Lowering, value: Value, form: Form) -> list[tuple[str, st
             value = Tensor(value.element, value.shape, value.stored, value.ref)
         return [(register(value.element, prod(form.stored)), lowering.values(value, form.stored))]
     pointer = lowering.anchored(value)
+    origin = [("i64", str(pointer.origin))] if form.origin is None else []
     if form.stored is None:
-        return [("ptr", pointer.base)]
+        return [("ptr", pointer.base), *origin]
     element, rank = form.offset_element, len(pointer.shape)
     offset = pointer.offset or Tensor(element, pointer.shape, (1,) * rank, "0")
     assert form.steps is not None
@@ -83,7 +88,8 @@ def parts_in(lowering: Lowering, value: Value, form: Form) -> list[tuple[str, st
         ref = lowering.once(f"sext {register(offset.element, count)} {offset.ref} to {register(element, count)}")
         offset = Tensor(element, offset.shape, offset.stored, ref)
     offset = Tensor(element, pointer.shape, offset.stored, offset.ref, rest if rest else None)
-    return [("ptr", pointer.base), (register(element, prod(form.stored)), lowering.values(offset, form.stored))]
+    offsets = (register(element, prod(form.stored)), lowering.values(offset, form.stored))
+    return [("ptr", pointer.base), offsets, *origin]
 
 
 def from_parts(like: Value, names: list[str], form: Form) -> Value:
@@ -95,7 +101,8 @@ def from_parts(like: Value, names: list[str], form: Form) -> Value:
     if form.stored is not None:
         offset = Tensor(form.offset_element, like.shape, form.stored, names[1])
     assert form.steps is not None
-    return Pointer(like.element, like.shape, names[0], offset, form.steps, like.origin)
+    origin = names[-1] if form.origin is None else form.origin
+    return Pointer(like.element, like.shape, names[0], offset, form.steps, origin)
 
 
 def _fits(lowering: Lowering, value: Value, form: Form) -> bool:
@@ -105,6 +112,7 @@ def _fits(lowering: Lowering, value: Value, form: Form) -> bool:
         joined.stored == form.stored
         and _same_steps(joined.steps, form.steps)
         and joined.offset_element == form.offset_element
+        and joined.origin == form.origin
     )
 
 

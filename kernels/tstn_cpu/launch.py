@@ -76,10 +76,11 @@ class Compiled:
 
     def error(self, frame: array.array[int]) -> OutOfBoundsError:
         """What a frame says after a launch that failed."""
-        _, site, offset, *_ = frame
+        _, site, offset, parameter, *_ = frame
         at = self.sites[site]
+        article = "an" if at.kind[0] == "a" else "a"
         return OutOfBoundsError(
-            f"{self.name}: a {at.kind} of {at.parameter} at byte {offset} is outside of the tensor "
+            f"{self.name}: {article} {at.kind} of {self.names[parameter]} at byte {offset} is outside of the tensor "
             f"(line {at.line} of {at.file})"
         )
 
@@ -133,7 +134,7 @@ def compiled(
         facts = {
             "names": lowered.names,
             "kinds": lowered.kinds,
-            "sites": [[s.kind, s.parameter, s.file, s.line] for s in lowered.sites],
+            "sites": [[s.kind, s.file, s.line] for s in lowered.sites],
         }
         return cache.Entry(facts, codegen.object_code(lowered.text))
 

@@ -29,7 +29,6 @@ class Site:
     """An access to memory, as an error names it."""
 
     kind: str
-    parameter: str
     file: str
     line: int
 
@@ -66,6 +65,8 @@ class Lowering(Emitter):
                 self.environment[name] = Pointer(kind.element, (), f"%a{i}", origin=i)
             else:
                 self.environment[name] = Tensor(kind.element, (), (), f"%a{i}")
+        if self.checked:
+            checks.begins(self)
         self.operations(self.kernel.body)
         self.line("ret i1 false")
         return self.lines
@@ -124,8 +125,10 @@ class Lowering(Emitter):
         if not self.checked:
             return
         file, line = op.place or ("?", 0)
-        parameter = list(self.kernel.parameters)[pointer.origin].lstrip("%")
-        self.sites.append(Site(op.name.removeprefix("tt."), parameter, file, line))
+        kind = op.name.removeprefix("tt.")
+        if kind == "atomic_rmw":
+            kind = f"atomic {op.text.split()[0].rstrip(',')}"
+        self.sites.append(Site(kind, file, line))
         checks.guard(self, pointer, mask, stored, len(self.sites) - 1)
 
     def operation(self, op: Operation) -> None:
@@ -210,7 +213,10 @@ class Lowering(Emitter):
         if not (isinstance(condition, Tensor) and isinstance(x, Pointer) and isinstance(y, Pointer)) or x.shape:
             return None
         a, b = self.anchored(x), self.anchored(y)
-        return Pointer(x.element, (), self.once(f"select i1 {condition.ref}, ptr {a.base}, ptr {b.base}"), origin=x.origin)
+        origin = x.origin
+        if self.checked and x.origin != y.origin:
+            origin = self.once(f"select i1 {condition.ref}, i64 {x.origin}, i64 {y.origin}")
+        return Pointer(x.element, (), self.once(f"select i1 {condition.ref}, ptr {a.base}, ptr {b.base}"), origin=origin)
 
     def _tensor_result(self, op: Operation, operands: list[Tensor]) -> Value | None:
         name, kind = op.name, op.type

@@ -228,8 +228,14 @@ def lanes_on(lowering: Lowering, mask: Tensor | None, stored: Shape) -> str:
 
 
 def _uniform_base(lowering: Lowering, pointer: Pointer) -> Pointer:
-    """With the step that all lanes share in the address, where 64 bits are no cost."""
-    return lowering.anchored(pointer)
+    """With the largest step in the address, where 64 bits are no cost.
+
+    What is left to be added to offsets of 32 bits is not above 0 then, so that an offset may be the largest there is.
+    """
+    most = max(pointer.steps.values)
+    base = lowering.moved(pointer.base, pointer.element, str(most), "i64")
+    steps = pointer.steps.each(lambda step: step - most)
+    return Pointer(pointer.element, pointer.shape, base, pointer.offset, steps, pointer.origin)
 
 
 def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: str | None, stored: Shape) -> str:
@@ -308,6 +314,9 @@ def _gather_narrow(lowering: Lowering, pointer: Pointer, offsets: str, offset_el
     beside = lowering.once(f"lshr i64 {lowering.once(f'and i64 {address}, 3')}, {size.bit_length() - 1}")
     aligned = lowering.once(f"call ptr @llvm.ptrmask.p0.i64(ptr {pointer.base}, i64 -4)")
     lowering.declared.add("declare ptr @llvm.ptrmask.p0.i64(ptr, i64)")
+    # From the end of that word on, so that an offset of 32 bits that is the largest there is does not overflow.
+    beside = lowering.once(f"sub i64 {beside}, {per_word}")
+    aligned = lowering.moved(aligned, "i8", "4", "i64")
     if offset_element == "i32":
         beside = lowering.once(f"trunc i64 {beside} to i32")
     from_word = lowering.once(f"add {kind} {offsets}, {lowering.splat(offset_element, beside, count)}")

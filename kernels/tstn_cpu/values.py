@@ -154,8 +154,9 @@ class Pointer:
     base: str
     offset: Tensor | None = None
     steps: Steps = NO_STEPS
-    # The kernel's parameter that it comes from, for checks and for what an error says.
-    origin: int = 0
+    # The kernel's parameter that it comes from, for checks and for what an error says: which, or LLVM's name of that
+    # where only a run tells.
+    origin: int | str = 0
 
 
 Value = Tensor | Pointer
