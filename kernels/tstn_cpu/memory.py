@@ -485,7 +485,7 @@ some:
   call void @{loop}(ptr %base, ptr %offsets, ptr %values, i64 %bits)
   ret void
 }}"""
-    key = f"stored {offsets}"
+    key = f"stored {register(offset_element, count)} {offsets}"
     place = lowering.recall(key)
     if place is None:
         place = lowering.room(count, offset_element)
