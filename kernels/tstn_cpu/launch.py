@@ -132,7 +132,8 @@ def compiled(
         parsed = parse(frontend.ttir(source))
         lowered = lower(parsed, name, host(), leading=leading, exclusive=exclusive, checked=checked)
         facts = {
-            "names": lowered.names,
+            # Triton's form may call a parameter by another name that it is given in the kernel.
+            "names": [name for name, kind in source.signature.items() if kind != "constexpr"],
             "kinds": lowered.kinds,
             "sites": [[s.kind, s.file, s.line] for s in lowered.sites],
         }
