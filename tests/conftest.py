@@ -1,4 +1,8 @@
-"""Where tests run: both backends, eager and compiled, on the CPU or, with a GPU, the kernels for real."""
+"""Where tests run: both backends, eager and compiled, on the CPU or, with a GPU, there too.
+
+On the CPU the kernels are compiled for it and run in checked mode: an access outside of a tensor is an error. With
+TRITON_INTERPRET=1 they run in Triton's interpreter instead, as ``test_interpreter.py`` has it for a sample.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-# Without a GPU the kernels run in Triton's interpreter, which has to be known before tstn is imported.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+# Before tstn is imported. Tests of what is not checked say so themselves.
+os.environ.setdefault("TSTN_CPU_CHECK", "1")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-import interpreter
+if INTERPRETED:
+    import interpreter
+
+    interpreter.speed_up()
 
 import tstn
-
-interpreter.speed_up()
 
 
 class Place(NamedTuple):
@@ -29,7 +34,7 @@ class Place(NamedTuple):
 
 PLACES = [
     pytest.param(Place("torch", "cpu"), id="torch"),
-    *([] if torch.cuda.is_available() else [pytest.param(Place("triton", "cpu"), id="interpreter")]),
+    pytest.param(Place("triton", "cpu"), id="interpreter" if INTERPRETED else "native"),
     pytest.param(Place("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
     pytest.param(Place("torch", "cuda"), id="torch-gpu", marks=pytest.mark.gpu),
 ]
@@ -55,7 +60,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture(params=KERNEL_PLACES)
 def kernel_place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """The kernels, in the interpreter or on a GPU."""
+    """The kernels, on the CPU or a GPU."""
     with tstn.backend(request.param.backend):
         yield request.param
 

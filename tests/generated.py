@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from launches import launch
 from torch import Tensor
 from tstn_kernels.maps import add_sums
 
@@ -52,9 +53,9 @@ def run(
     map_function, vjp_function = kernel_maps(transform.kernel)
     constexprs: dict[str, Any] = {"MAP": map_function, "MAP_VJP": vjp_function}
     constexprs |= {"NUMBERS": theta.numel(), "PIXELS": x.numel()}
-    generated_map_kernel[(1,)](
-        u, v, grad_theta, grad_x / ex, grad_y / ey, theta.contiguous(), x * ex_out, y * ey_out, *EXTENTS, **constexprs
-    )
+    constexprs |= dict(zip(("EXTENT_X", "EXTENT_Y", "EXTENT_X_OUT", "EXTENT_Y_OUT"), EXTENTS, strict=True))
+    tensors = u, v, grad_theta, grad_x / ex, grad_y / ey, theta.contiguous(), x * ex_out, y * ey_out
+    launch(generated_map_kernel, 1, *tensors, **constexprs)
     return u / ex, v / ey, grad_theta
 
 

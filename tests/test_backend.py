@@ -10,7 +10,6 @@ import tstn
 from tstn import _backend
 
 CPU = torch.zeros(1)
-ON_GPU = torch.cuda.is_available()
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -26,9 +25,10 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_auto_is_plain_pytorch_on_the_cpu():
+@pytest.mark.skipif(_backend.INTERPRETED, reason="the interpreter is for those who ask for it")
+def test_auto_is_the_kernels_on_the_cpu():
     with tstn.backend("auto"):
-        assert tstn.backend_for(CPU) == "torch"
+        assert tstn.backend_for(CPU) == "triton"
 
 
 @pytest.mark.gpu
@@ -41,8 +41,9 @@ def test_context_manager_restores_and_setter_stays():
     with tstn.backend("torch"):
         with tstn.backend("auto"):
             pass
-        tstn.backend("triton" if not ON_GPU else "auto")
-    assert tstn.backend_for(CPU) == "torch"
+        assert tstn.backend_for(CPU) == "torch"
+        tstn.backend("triton")
+    assert _backend._choice == "auto"
     tstn.backend("torch")
     try:
         assert tstn.backend_for(torch.empty(1, device="meta")) == "torch"
@@ -91,18 +92,25 @@ def test_unknown_backend():
 def test_triton_where_it_cannot_run_says_why():
     with tstn.backend("triton"), pytest.raises(RuntimeError, match="cannot run on a meta tensor"):
         tstn.backend_for(torch.empty(1, device="meta"))
-    code = "import torch, tstn; tstn.backend('triton'); tstn.spatial_transform(torch.rand(1,1,2,2), torch.rand(1,2,3))"
-    result = run(code)
+    calls = "tstn.backend('triton'); tstn.spatial_transform(torch.rand(1, 1, 2, 2), torch.rand(1, 2, 3))"
+    result = run(f"import sys, torch, tstn; sys.modules['llvmlite'] = None; {calls}")
     assert result.returncode == 1
-    assert "it cannot run on a cpu tensor" in result.stderr
-    assert "TRITON_INTERPRET=1" in result.stderr
+    assert "it cannot run on this CPU: llvmlite is not installed (pip install llvmlite)" in result.stderr
+
+
+def test_auto_is_plain_pytorch_where_the_cpu_cannot_run_the_kernels():
+    code = "import sys, torch, tstn; sys.modules['llvmlite'] = None; print(tstn.backend_for(torch.zeros(1)))"
+    assert run(code).stdout == "torch\n"
+    code = "import platform, torch, tstn; platform.machine = lambda: 'riscv64'; print(tstn.backend_for(torch.zeros(1)))"
+    assert run(code).stdout == "torch\n"
 
 
 def test_environment_variable():
     code = "import torch, tstn; print(tstn.backend_for(torch.zeros(1)))"
     assert run(code, TSTN_BACKEND="triton", TRITON_INTERPRET="1").stdout == "triton\n"
     assert run(code, TRITON_INTERPRET="1").stdout == "torch\n"
-    assert run(code, TSTN_BACKEND="").stdout == "torch\n"
+    assert run(code, TSTN_BACKEND="torch").stdout == "torch\n"
+    assert run(code, TSTN_BACKEND="").stdout == "triton\n"
     result = run(code, TSTN_BACKEND="gpu")
     assert result.returncode == 1
     assert (

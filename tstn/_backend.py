@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-from functools import lru_cache
 from importlib.machinery import PathFinder
 from types import TracebackType
 
@@ -49,7 +48,6 @@ _chosen_by = 0
 _numbers = itertools.count(1)
 
 
-@lru_cache(maxsize=1)
 def why_not_native() -> str | None:
     """Why the kernels cannot run on this CPU, as the end of a sentence; None if they can."""
     if not TRITON_INSTALLED:
@@ -57,6 +55,10 @@ def why_not_native() -> str | None:
     import tstn_cpu
 
     return tstn_cpu.why_not()
+
+
+# What torch.compiler.assume_constant_result sets, which imports the compiler: torch.compile does not follow the imports.
+why_not_native._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
@@ -68,7 +70,8 @@ class backend:  # noqa: N801 - used like a function, as torch.set_grad_enabled
 
     Args:
         name: ``"triton"``: the fused kernels, an error where they cannot run. ``"torch"``: plain PyTorch operators,
-            on every device. ``"auto"``: the kernels for CUDA and ROCm tensors if Triton is installed, else plain
+            on every device. ``"auto"``: the kernels for CUDA and ROCm tensors if Triton is installed, and for CPU
+            tensors if they can be compiled for this CPU (Linux on x86-64 or arm64, Triton and llvmlite); else plain
             PyTorch.
 
     Raises:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import tstn_cpu
 from torch import Tensor
-from tstn_cpu import threads
 
 from tstn._plan import Step
 
@@ -45,7 +43,9 @@ class _Ready:
     """What a step's launches have in common."""
 
     def __init__(self, step: Step, tensors: Sequence[Tensor], fill: Sequence[float]):
+        import tstn_cpu
         import tstn_kernels
+        from tstn_cpu import threads
 
         kernel = getattr(tstn_kernels, step.kernel)
         memories = [tstn_cpu.Memory(0, ELEMENTS[tensor.dtype]) for tensor in tensors]
@@ -67,6 +67,7 @@ class _Ready:
         self.rows = rows
         self.all_rows = step.programs // columns
         self.columns = columns
+        self.rows_of_unit, self.team = tstn_cpu.rows_of_unit, threads.team
         self.threads = step.work // LEAST_PER_THREAD
 
     def __call__(self, tensors: Sequence[Tensor], fill: Sequence[float]) -> None:
@@ -75,12 +76,12 @@ class _Ready:
             many = torch.get_num_threads()
         rows = self.rows
         if not rows:
-            rows = tstn_cpu.rows_of_unit(self.all_rows, self.columns, many)
+            rows = self.rows_of_unit(self.all_rows, self.columns, many)
         frame = self.frame(tensors) if CHECKED else None
         failed = self.entry(
             self.address,
             None if frame is None else frame.buffer_info()[0],
-            threads.team() if many > 1 else None,
+            self.team() if many > 1 else None,
             many,
             rows,
             *[tensor.data_ptr() for tensor in tensors],
@@ -90,6 +91,8 @@ class _Ready:
             raise self.compiled.error(frame)
 
     def frame(self, tensors: Sequence[Tensor]) -> Any:
+        import tstn_cpu
+
         return self.compiled.frame(
             [tstn_cpu.Memory(0, ELEMENTS[t.dtype], tuple(t.shape), tuple(t.stride())) for t in tensors]
         )

@@ -4,9 +4,9 @@
 Triton and llvmlite only when something is compiled or loaded.
 """
 
+from tstn_cpu.errors import OutOfBoundsError, UnsupportedOperationError
 from tstn_cpu.host import why_not
-from tstn_cpu.launch import Compiled, Memory, OutOfBoundsError, compiled, launch, rows_of_unit
-from tstn_cpu.lower import UnsupportedOperationError
+from tstn_cpu.launch import Compiled, Memory, compiled, launch, rows_of_unit
 
 __all__ = [
     "Compiled",

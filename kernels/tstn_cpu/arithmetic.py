@@ -102,6 +102,21 @@ FLOAT_INTRINSICS = {
 KEEP_NUMBERS = ("math.floor", "math.ceil", "math.absf", "math.trunc", "math.roundeven")
 # The names of PyTorch's C library.
 LIBRARY = {"math.erf": "erf", "math.tanh": "tanh", "math.log1p": "log1p", "math.expm1": "expm1"}
+# Of libdevice's functions, by the operation of the same meaning.
+INSTRUCTIONS = {
+    "abs": "math.absf",
+    "ceil": "math.ceil",
+    "div_rn": "tt.precise_divf",
+    "floor": "math.floor",
+    "fma": "math.fma",
+    "nearbyint": "math.roundeven",
+    "rint": "math.roundeven",
+    "rsqrt": "math.rsqrt",
+    "rsqrt_rn": "math.rsqrt",
+    "sqrt": "math.sqrt",
+    "sqrt_rn": "math.sqrt",
+    "trunc": "math.trunc",
+}
 CASTS = {
     "arith.extsi": "sext",
     "arith.extui": "zext",

@@ -7,6 +7,7 @@ outside as much as what lies beyond them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,17 @@ from tstn_cpu.values import BYTES, Pointer, Shape, Tensor, integers, register
 
 if TYPE_CHECKING:
     from tstn_cpu.lower import Lowering
+
+
+
+@dataclass
+class Site:
+    """An access to memory, as an error names it."""
+
+    kind: str
+    file: str
+    line: int
+
 
 # Axes of a tensor that is checked, and numbers that describe it: how many axes, bytes of an element, how far the lowest
 # byte is from the first element, sizes and strides.

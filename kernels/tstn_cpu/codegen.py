@@ -17,25 +17,26 @@ _names = itertools.count()
 _state: dict[str, Any] = {}
 
 
-def _machine() -> Any:
-    """LLVM's description of this CPU."""
-    if "machine" not in _state:
+def _machine(level: int) -> Any:
+    """LLVM's description of this CPU, for code of some level of optimisation."""
+    name = f"machine{level}"
+    if name not in _state:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         target = binding.Target.from_default_triple()
         of = host()
-        _state["machine"] = target.create_target_machine(cpu=of.cpu, features=of.features, opt=2, reloc="pic", jit=True)
-    return _state["machine"]
+        _state[name] = target.create_target_machine(cpu=of.cpu, features=of.features, opt=level, reloc="pic", jit=True)
+    return _state[name]
 
 
-def object_code(text: str) -> bytes:
-    """Compile LLVM's text."""
+def object_code(text: str, *, quick: bool = False) -> bytes:
+    """Compile LLVM's text; ``quick``: code that takes longer to run than to make."""
     with _lock:
-        machine = _machine()
+        machine = _machine(0 if quick else 2)
         context = binding.create_context()
         module = binding.parse_assembly(text, context)
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        options = binding.create_pipeline_tuning_options(speed_level=2)
+        options = binding.create_pipeline_tuning_options(speed_level=1 if quick else 2)
         options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
         builder = binding.create_pass_builder(machine, options)
         builder.getModulePassManager().run(module, builder)

@@ -5,15 +5,19 @@ The backend has the shape of Triton's own and is used by nothing but this packag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import triton.language as language
 from triton._C.libtriton import ir, passes
 from triton.backends.compiler import BaseBackend, GPUTarget
+from triton.compiler import code_generator
 from triton.compiler.compiler import ASTSource
 
 from tstn_cpu import libdevice
@@ -147,6 +151,48 @@ def _kind(argument: Any, special: bool) -> str:
     return "i32" if argument in INT32 else "i64"
 
 
+_swapping = threading.Lock()
+
+
+class _Generator(code_generator.CodeGenerator):
+    """Triton's generator, but for loops within loops.
+
+    To find out what a loop carries, Triton goes through its body once before it writes it, and through the bodies of
+    loops inside of it four times, eight times and so on. What a loop changes is seen by going through it once.
+    """
+
+    _rehearsals = 0
+
+    def _find_carries(self, *arguments: Any, **keywords: Any) -> Any:
+        self._rehearsals += 1
+        try:
+            return super()._find_carries(*arguments, **keywords)
+        finally:
+            self._rehearsals -= 1
+
+    def visit_For(self, node: Any) -> None:  # noqa: N802 - Python's name for a visitor
+        if not self._rehearsals or self.visit(node.iter.func) == language.static_range:
+            super().visit_For(node)
+            return
+        for argument in node.iter.args:
+            self.visit(argument)
+        counter = self.builder.create_poison(language.int32.to_ir(self.builder))
+        self.set_value(node.target.id, language.core.tensor(counter, language.int32))
+        self.visit_compound_statement(node.body)
+
+
+@contextlib.contextmanager
+def _quick() -> Iterator[None]:
+    """Triton's front end with this generator."""
+    with _swapping:
+        usual = code_generator.CodeGenerator
+        code_generator.CodeGenerator = _Generator
+        try:
+            yield
+        finally:
+            code_generator.CodeGenerator = usual
+
+
 def ttir(kernel_source: ASTSource) -> str:
     """The kernel's text before layouts are chosen, with the places in the source that it comes from."""
     backend = _backend()
@@ -154,7 +200,8 @@ def ttir(kernel_source: ASTSource) -> str:
     context = ir.context()
     ir.load_dialects(context)
     functions = backend.get_codegen_implementation(options)
-    module = kernel_source.make_ir(TARGET, options, functions, backend.get_module_map(), context)
+    with _quick():
+        module = kernel_source.make_ir(TARGET, options, functions, backend.get_module_map(), context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, options)
     return str(stages["ttir"](module, {}))

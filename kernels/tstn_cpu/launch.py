@@ -18,20 +18,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tstn_cpu import cache, codegen, threads
-from tstn_cpu.checks import EXTENT, RECORD, extent
+from tstn_cpu import cache, threads
+from tstn_cpu.errors import OutOfBoundsError
+from tstn_cpu.checks import EXTENT, RECORD, Site, extent
 from tstn_cpu.host import host
-from tstn_cpu.lower import Site
 from tstn_cpu.values import BYTES
 
 # Of arguments in LLVM's types, as Python calls with them.
 C_TYPES = {"ptr": ctypes.c_void_p, "f32": ctypes.c_float, "f64": ctypes.c_double}
 # Units of work for each thread: fast ones take from slow ones.
 UNITS_PER_THREAD = 4
-
-
-class OutOfBoundsError(IndexError):
-    """In checked mode: a kernel accesses memory outside of a tensor."""
 
 
 class Memory(NamedTuple):
@@ -118,7 +114,7 @@ def compiled(
     Raises:
         UnsupportedOperationError: Naming an operation that cannot be run on a CPU, and its line.
     """
-    from tstn_cpu import frontend
+    from tstn_cpu import codegen, frontend
 
     kinds = [frontend.Pointer(a.element) if isinstance(a, Memory) else a for a in arguments]
     source = frontend.source(kernel, kinds, constexprs, specialize)
@@ -137,7 +133,7 @@ def compiled(
             "kinds": lowered.kinds,
             "sites": [[s.kind, s.file, s.line] for s in lowered.sites],
         }
-        return cache.Entry(facts, codegen.object_code(lowered.text))
+        return cache.Entry(facts, codegen.object_code(lowered.text, quick=checked))
 
     entry = cache.fetch(f"{source.hash()} {options}", name, build)
     facts = entry.facts

@@ -75,19 +75,3 @@ def signbit(arg0: Any, _semantic: Any = None) -> Any:
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(f"libdevice.{name} cannot be run on a CPU")
-
-# What LLVM has instructions for, by the operation of the same meaning.
-INSTRUCTIONS = {
-    "abs": "math.absf",
-    "ceil": "math.ceil",
-    "div_rn": "tt.precise_divf",
-    "floor": "math.floor",
-    "fma": "math.fma",
-    "nearbyint": "math.roundeven",
-    "rint": "math.roundeven",
-    "rsqrt": "math.rsqrt",
-    "rsqrt_rn": "math.rsqrt",
-    "sqrt": "math.sqrt",
-    "sqrt_rn": "math.sqrt",
-    "trunc": "math.trunc",
-}

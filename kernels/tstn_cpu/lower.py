@@ -11,26 +11,15 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NoReturn
 
-from tstn_cpu import arithmetic, checks, control, libdevice, memory, neighbours, schedule, shapes
+from tstn_cpu import arithmetic, checks, control, memory, neighbours, schedule, shapes
+from tstn_cpu.checks import Site
 from tstn_cpu.emit import Emitter
+from tstn_cpu.errors import UnsupportedOperationError
 from tstn_cpu.host import Host
 from tstn_cpu.ir import Kernel, Operation, Type
 from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, Value, integers, with_rank
 
 NOTHING = ("tt.return", "tt.reduce.return", "scf.yield", "llvm.intr.assume", "tt.assert")
-
-
-class UnsupportedOperationError(NotImplementedError):
-    """A kernel has an operation that cannot be run on a CPU."""
-
-
-@dataclass
-class Site:
-    """An access to memory, as an error names it."""
-
-    kind: str
-    file: str
-    line: int
 
 
 @dataclass
@@ -268,8 +257,8 @@ class Lowering(Emitter):
         if symbol is None or op.type is None:
             return None
         name = symbol[1].removesuffix("f") if op.type.element == "f32" else symbol[1]
-        if name in libdevice.INSTRUCTIONS:
-            instruction = replace(op, name=libdevice.INSTRUCTIONS[name])
+        if name in arithmetic.INSTRUCTIONS:
+            instruction = replace(op, name=arithmetic.INSTRUCTIONS[name])
             return arithmetic.floats(self, instruction, [self.whole(operand) for operand in operands])
         return arithmetic.library_call(self, symbol[1], operands, op.type.element)
 
