@@ -69,7 +69,7 @@ class Case:
     linked: bool = False
     # Under torch.use_deterministic_algorithms(True).
     deterministic: bool = False
-    # Many small tiles and channel runs; on a GPU as usual.
+    # On the CPU many small tiles and channel runs, which sum as on a GPU.
     cut: bool = False
     seed: int = 0
 
@@ -157,10 +157,24 @@ def tiles(case: Case) -> Iterator[None]:
             _plan.forget()
 
 
+@contextmanager
+def gathering() -> Iterator[None]:
+    """On the CPU, the input's gradient is gathered where it can be, and sums are atomic or in fixed point, as on GPUs."""
+    whole = _configs.CPU
+    _configs.CPU = replace(whole, gathers=True, exclusive=False)
+    _plan.forget()
+    try:
+        yield
+    finally:
+        _configs.CPU = whole
+        _plan.forget()
+
+
 def _cut_up(place: _configs.Place, case: Case) -> _configs.Place:
     def choose(work: _configs.Work) -> _configs.Config:
         return replace(place.choose(work), tile_h=4, tile_w=4, block_c=2)
 
+    place = replace(place, gathers=True, exclusive=False)
     if case.seed % 2 == 0:
         return replace(place, choose=choose)
     few = {"theta_parts": 24, "spline_programs": 1, "plenty_of_programs": 1, "thetas_per_share": 1}

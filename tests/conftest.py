@@ -31,6 +31,11 @@ class Place(NamedTuple):
     backend: str
     device: str
 
+    @property
+    def gathers(self) -> bool:
+        """Whether matrices have the input's gradient gathered."""
+        return self.device != "cpu" or INTERPRETED
+
 
 PLACES = [
     pytest.param(Place("torch", "cpu"), id="torch"),

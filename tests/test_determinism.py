@@ -14,8 +14,10 @@ from cases import Call, Case
 from torch import Tensor
 
 import tstn
+from tstn._backend import INTERPRETED
 
 REPEATS = 20
+interpreted_only = pytest.mark.skipif(not INTERPRETED, reason="orders are made by hand in the interpreter only")
 TRANSFORMS = (
     *("translation", "attention", "similarity", "affine", "projective"),
     *("spline_lattice", "spline_five_smooth", "flow", "grid", "affine+flow", "projective+flow", "lens"),
@@ -62,14 +64,14 @@ def same_bits(actual: list[Tensor], expected: list[Tensor]) -> bool:
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_every_path_repeats_and_agrees_with_the_oracle(place, transform, mode):
     start = 7 * TRANSFORMS.index(transform) + 3 * cases.MODES.index(mode)
-    # The interpreter runs programs one by one and takes its time; see below for other orders.
-    interpreted = place == ("triton", "cpu")
-    for number in range(start, start + (1 if interpreted else 10)):
+    # What is compiled takes its time; see below for other orders.
+    few = place == ("triton", "cpu")
+    for number in range(start, start + (1 if few else 10)):
         case = case_of(transform, mode, number)
         cases.check(case, place.device)
         with cases.determinism(case):
             first = run(case, place.device)
-            for _ in range(1 if interpreted else REPEATS - 1):
+            for _ in range(1 if INTERPRETED else REPEATS - 1):
                 assert same_bits(run(case, place.device), first), case
 
 
@@ -137,7 +139,7 @@ def crowded(transform: str, mode: str, dtype: torch.dtype, *, indexed: bool = Fa
     return run
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="orders are made by hand in the interpreter only")
+@interpreted_only
 @pytest.mark.parametrize(
     ("transform", "mode", "dtype", "indexed"),
     [
@@ -159,7 +161,7 @@ def test_no_order_of_programs_changes_a_bit(kernel_place, transform, mode, dtype
                 assert same_bits(function(kernel_place.device), first)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="orders are made by hand in the interpreter only")
+@interpreted_only
 def test_the_order_of_programs_matters_without_determinism(kernel_place):
     """That the shuffling above shuffles: floating-point sums by atomics depend on their order."""
     function = crowded("affine", "bilinear", torch.float32)

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import torch
 from cases import Call, Case
-from test_determinism import shuffled
+from test_determinism import interpreted_only, shuffled
 
 import tstn
 
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+
+
+
+@pytest.fixture(autouse=True)
+def _gathering():
+    with cases.gathering():
+        yield
+
 
 NAN, INF = float("nan"), float("inf")
 COS, SIN = math.cos(0.7), math.sin(0.7)
@@ -91,7 +99,7 @@ def test_shares_of_the_thetas(kernel_place, transform, batching, cut):
     cases.check(case, kernel_place.device)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="orders are made by hand in the interpreter only")
+@interpreted_only
 @pytest.mark.parametrize("batching", ["views", "indexed"])
 @pytest.mark.parametrize("transform", ["affine", "projective"])
 def test_no_order_of_programs_changes_a_bit(kernel_place, transform, batching):

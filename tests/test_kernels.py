@@ -69,12 +69,13 @@ def test_launches_and_allocations(kernel_place, monkeypatch, transform, batching
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, (x, theta, fill), torch.ones_like(y))
     launched = {k: v for k, v in watch.launches.items() if k != "ones_like"}
-    if batching == "indexed" and transform != "grid":
+    gathered = transform != "grid" and kernel_place.gathers
+    if batching == "indexed" and gathered:
         # PyTorch lists the thetas by the input that they read.
         assert {launched.pop(name) for name in ("sort", "arange", "searchsorted")} == {1}
     assert sum(launched.values()) <= 3
     assert launched["sample_backward_kernel"] == 1
-    assert launched.get("gather_backward_kernel", 0) == (transform != "grid")
+    assert launched.get("gather_backward_kernel", 0) == gathered
     coordinates = y.numel() // case.channels * 2
     gradients = (x.numel(), theta.numel(), fill.numel(), y.numel())
     assert all(n < coordinates or n in gradients for n in watch.allocated)
@@ -90,11 +91,13 @@ def test_small_float32_problem_needs_two_launches_backward(kernel_place, monkeyp
     grad = torch.ones_like(y)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, (x, theta), grad, retain_graph=True)
-    assert watch.launches == {"gather_backward_kernel": 1, "sample_backward_kernel": 1}
+    gathered = {"gather_backward_kernel": 1}
+    whole = {"sample_backward_kernel": 1} | (gathered if kernel_place.gathers else {"zero_": 1})
+    assert watch.launches == whole
     y = tstn.spatial_transform(x, theta.detach(), fill_value=0.5)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, x, grad)
-    assert watch.launches == {"gather_backward_kernel": 1}
+    assert watch.launches == (gathered if kernel_place.gathers else whole)
     y = tstn.spatial_transform(x.detach(), theta)
     with Watch(monkeypatch) as watch:
         torch.autograd.grad(y, theta, grad)
@@ -235,18 +238,21 @@ def test_configurations_cover_all_channels():
         (False, True),
         (False, True),
     ):
-        config = _configs.choose(_configs.Work(channels_last, channels, itemsize, map, kind, bicubic, fixed))
-        run = _configs.channels_per_program(config, programs, channels)
-        assert run % config.block_c == 0
-        splits = -(-channels // run)
-        assert (splits - 1) * run < channels <= splits * run
-        assert splits == 1 or programs * splits <= 2 * _configs.ENOUGH_PROGRAMS
+        work = _configs.Work(channels_last, channels, itemsize, map, kind, bicubic, fixed)
+        for place in (_configs.GPU, _configs.CPU, _configs.INTERPRETED):
+            config = place.choose(work)
+            run = place.channels_per_program(config, programs, channels)
+            assert run % config.block_c == 0
+            splits = -(-channels // run)
+            assert (splits - 1) * run < channels <= splits * run
+            assert splits == 1 or place is _configs.CPU or programs * splits <= 2 * place.enough_programs
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", ["affine", "projective", "spline"])
 @pytest.mark.parametrize("kind", ["forward", "theta", "scatter"])
 def test_programs_cover_all_tiles_and_samples(monkeypatch, kind, name, channels):
+    # Of tensors that are on no CPU.
     monkeypatch.setattr(_plan, "INTERPRETED", False)
     transform = tstn.ThinPlateSpline((4, 4)) if name == "spline" else NAMED[name]
     numbers = 38 if name == "spline" else math.prod(transform.theta_shape)
@@ -264,7 +270,7 @@ def test_programs_cover_all_tiles_and_samples(monkeypatch, kind, name, channels)
         assert 1 <= cut.parts <= cut.tiles
         samples = cut.config.samples
         assert samples <= thetas <= cut.groups * samples < thetas + samples
-        assert samples == 1 or cut.groups * cut.tiles >= _configs.SPLINE_PROGRAMS
+        assert samples == 1 or cut.groups * cut.tiles >= _configs.GPU.spline_programs
         seen.add((samples > 1, cut.carried))
     assert any(shared for shared, _ in seen) == (name == "spline")
     assert any(carried for _, carried in seen) == (name != "spline" and kind != "forward")

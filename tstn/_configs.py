@@ -95,14 +95,16 @@ FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 # On a CPU lanes are those of a few vector registers, and neighbours in memory.
-CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1)
-CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2)
-CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3)
-CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4)
-CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2)
-CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16, over_channels=True)
-CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4)
-CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4)
+CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1, over_channels=False)
+CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2, over_channels=False)
+CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3, over_channels=False)
+CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4, over_channels=False)
+CPU_DOUBLE_1 = Config(tile_h=1, tile_w=16, block_c=1, over_channels=False)
+CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2, over_channels=False)
+CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4, over_channels=False)
+CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4, over_channels=False)
+CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16)
+
 
 
 
@@ -134,13 +136,11 @@ def choose_for_cpu(work: Work) -> Config:
     """The configuration for some work on a CPU."""
     if work.channels_last and work.channels > 4:
         return CPU_CHANNELS_16
-    last = min(work.channels, 4) - 1
     if work.map == "spline":
-        row = CPU_SPLINE_1 if work.channels == 1 else CPU_SPLINE_4
-        return replace(row, over_channels=False)
+        return CPU_SPLINE_1 if work.channels == 1 else CPU_SPLINE_4
     if work.itemsize == 8:
-        return replace(CPU_DOUBLE_2, over_channels=False, block_c=min(work.channels, 2))
-    return replace((CPU_PIXELS_1, CPU_PIXELS_2, CPU_PIXELS_3, CPU_PIXELS_4)[last], over_channels=False)
+        return CPU_DOUBLE_1 if work.channels == 1 else CPU_DOUBLE_2
+    return (CPU_PIXELS_1, CPU_PIXELS_2, CPU_PIXELS_3, CPU_PIXELS_4)[min(work.channels, 4) - 1]
 
 
 def choose_for_interpreter(work: Work) -> Config:

@@ -303,7 +303,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to train; on cuda the fused kernels are used",
+        help="where to train",
     )
     args = parser.parse_args(argv)
     missing = [name for name in ("matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
@@ -347,6 +347,13 @@ def _hardware(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _compiling() -> dict[str, float]:
+    """How many kernels were compiled for this CPU, and how long that took."""
+    from tstn_cpu import cache
+
+    return {"kernels": len(cache.seconds), "seconds": round(sum(cache.seconds), 3)}
 
 
 def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
@@ -394,6 +401,8 @@ def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
             label=name,
         )
         report["models"][name] = dataclasses.asdict(result)
+        if args.backend == "triton" and args.device == "cpu":
+            report["compiling"] = _compiling()
         # At once, so that an interrupt later on loses nothing that is finished.
         data.write_atomically(args.output / "results.json", (json.dumps(report, indent=1) + "\n").encode())
         finished[name] = result
@@ -405,6 +414,9 @@ def _run(args: argparse.Namespace, finished: dict[str, Result]) -> None:
     path = args.output / "demo.png"
     data.write_atomically(path, picture(models, finished, test_images, digits.test_labels, subtitle))
     print(f"\n{table(finished, args.iterations)}\n\n{path}")
+    if "compiling" in report:
+        count, seconds = report["compiling"].values()
+        print(f"compiling {count} kernels for this CPU took {seconds:.1f} s; what was compiled before is kept")
 
 
 if __name__ == "__main__":

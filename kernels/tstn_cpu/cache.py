@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -29,8 +30,9 @@ class Entry(NamedTuple):
     code: bytes
 
 
-# How often something was compiled, by the kernel's name.
+# How often something was compiled in this process, by the kernel's name, and how long each took in seconds.
 compilations: dict[str, int] = {}
+seconds: list[float] = []
 
 
 def fetch(key: str, name: str, build: Callable[[], Entry]) -> Entry:
@@ -41,7 +43,9 @@ def fetch(key: str, name: str, build: Callable[[], Entry]) -> Entry:
         entry = _read(path)
         if entry is not None:
             return entry
+    start = time.perf_counter()
     entry = build()
+    seconds.append(time.perf_counter() - start)
     compilations[name] = compilations.get(name, 0) + 1
     if path is not None:
         _write(path, entry)

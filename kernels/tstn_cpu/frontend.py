@@ -22,17 +22,6 @@ from triton.compiler.compiler import ASTSource
 
 from tstn_cpu import libdevice
 
-INT32 = range(-(2**31), 2**31)
-# Triton's names of types, by ours.
-TRITON_NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
-
-
-class Pointer(NamedTuple):
-    """Memory that a kernel takes: what it points at, by a name as in "f32"."""
-
-    element: str
-
-
 @dataclass(frozen=True)
 class Options:
     """What Triton's front end asks a backend for."""
@@ -110,45 +99,6 @@ def _backend() -> Backend:
 
 
 TARGET = GPUTarget("cpu", "cpu", 1)
-
-
-def source(
-    kernel: Any, arguments: Sequence[Any], constexprs: Mapping[str, Any], specialize: Collection[str] | None = None
-) -> ASTSource:
-    """A kernel for such arguments: integers of value 1 are compiled in, as Triton does, unless it is asked not to.
-
-    Args:
-        kernel: A ``@triton.jit`` function.
-        arguments: Those that are no constexprs, in order: numbers, and a :class:`Pointer` for memory.
-        constexprs: By name.
-        specialize: The integers for which that is done; None: all but those that the kernel excepts.
-    """
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    given = iter(arguments)
-    for i, parameter in enumerate(kernel.params):
-        if parameter.is_constexpr:
-            kind, constants[i,] = "constexpr", constexprs[parameter.name]
-        else:
-            argument = next(given)
-            special = not parameter.do_not_specialize if specialize is None else parameter.name in specialize
-            kind = _kind(argument, special)
-            if kind == "constexpr":
-                constants[i,] = argument
-        signature[parameter.name] = kind
-    return ASTSource(kernel, signature, constants, {})
-
-
-def _kind(argument: Any, special: bool) -> str:
-    if isinstance(argument, Pointer):
-        return "*" + TRITON_NAMES.get(argument.element, argument.element)
-    if isinstance(argument, bool):
-        return "i1"
-    if isinstance(argument, float):
-        return "fp32"
-    if argument == 1 and special:
-        return "constexpr"
-    return "i32" if argument in INT32 else "i64"
 
 
 _swapping = threading.Lock()

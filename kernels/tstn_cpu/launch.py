@@ -104,7 +104,7 @@ def compiled(
 
     Args:
         kernel: A ``@triton.jit`` function.
-        arguments: Those that are no constexprs, in order; tensors as :class:`Memory` or ``frontend.Pointer``.
+        arguments: Those that are no constexprs, in order; tensors as :class:`Memory` or ``specialize.Pointer``.
         constexprs: By name.
         leading: How many of the arguments are given anew with each call; they must be no integers.
         specialize: The parameters that are compiled in where they are 1; None: those that Triton would.
@@ -114,14 +114,15 @@ def compiled(
     Raises:
         UnsupportedOperationError: Naming an operation that cannot be run on a CPU, and its line.
     """
-    from tstn_cpu import codegen, frontend
+    from tstn_cpu import codegen, specialize as specialized
 
-    kinds = [frontend.Pointer(a.element) if isinstance(a, Memory) else a for a in arguments]
-    source = frontend.source(kernel, kinds, constexprs, specialize)
+    kinds = [specialized.Pointer(a.element) if isinstance(a, Memory) else a for a in arguments]
+    source = specialized.source(kernel, kinds, constexprs, specialize)
     name = kernel.__name__
     options = f"{leading} {exclusive} {checked}"
 
     def build() -> cache.Entry:
+        from tstn_cpu import frontend
         from tstn_cpu.ir import parse
         from tstn_cpu.lower import lower
 

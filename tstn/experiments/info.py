@@ -46,11 +46,15 @@ def _backend_of(device: str) -> tuple[str, str]:
         return "none", str(error)
     chosen = os.environ.get("TSTN_BACKEND") or "auto"
     if chosen != "auto":
-        how = ", its kernels in Triton's interpreter, slowly" if backend == "triton" and device == "cpu" else ""
+        interpreted = backend == "triton" and device == "cpu" and _backend.INTERPRETED
+        how = ", its kernels in Triton's interpreter, slowly" if interpreted else ""
         return backend, f"TSTN_BACKEND={chosen} asks for it{how}"
     if backend == "triton":
-        return backend, "fused kernels: Triton is installed, and runs on this device"
+        how = "compiled for this CPU" if device == "cpu" else "Triton is installed, and runs on this device"
+        return backend, f"fused kernels: {how}"
     if device.startswith("cuda"):
         return backend, "plain PyTorch: Triton is not installed (pip install triton; Linux only)"
-    kernels = "TSTN_BACKEND=triton TRITON_INTERPRET=1 runs them here, slowly" if _backend.TRITON_INSTALLED else ""
-    return backend, f"plain PyTorch: the kernels need a CUDA or ROCm device{'; ' + kernels if kernels else ''}"
+    if device == "cpu":
+        reason = "TRITON_INTERPRET is set" if _backend.INTERPRETED else _backend.why_not_native()
+        return backend, f"plain PyTorch: {reason}"
+    return backend, "plain PyTorch: the kernels need a CPU or a CUDA or ROCm device"

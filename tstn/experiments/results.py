@@ -118,7 +118,7 @@ def read_all(folder: Path) -> list[Result]:
 def versions() -> dict[str, str | None]:
     """Versions of what computed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("triton", "accelerate"):
+    for name in ("triton", "llvmlite", "accelerate"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

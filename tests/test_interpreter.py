@@ -1,0 +1,49 @@
+"""A sample of the tests in Triton's interpreter: every kernel, and the orders of programs that are made by hand there.
+
+What runs it is Triton's own, so that a mistake of ``tstn_cpu`` would show as a difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tstn._backend import INTERPRETED
+
+TESTS = Path(__file__).parent
+SAMPLE = (
+    "test_determinism.py::test_no_order_of_programs_changes_a_bit",
+    "test_determinism.py::test_the_order_of_programs_matters_without_determinism",
+    "test_gather.py::test_no_order_of_programs_changes_a_bit",
+    "test_gather.py::test_shares_of_the_thetas",
+    "test_kernels.py::test_no_access_out_of_bounds",
+    "test_kernels.py::test_bad_index_reads_nothing",
+    "test_spatial_transform.py::test_broadcasting",
+    "test_thin_plate.py::test_a_bad_sample_leaves_the_others_alone",
+    "test_custom.py::test_what_looks_at_nothing_has_no_gradient",
+)
+MOST = 150
+
+
+@pytest.mark.skipif(INTERPRETED, reason="runs the interpreter")
+def test_a_sample_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(
+        [*command, "-k", "interpreter", *(str(TESTS / test) for test in SAMPLE)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=TESTS.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert 100 <= int(passed[1]) <= MOST
