@@ -138,7 +138,7 @@ def pointers_kernel(x, y, o, n, stride, B: tl.constexpr):
     gathered = x + (i * 7) % B
     wandering = x + i
     total = tl.zeros([B], tl.float32)
-    for k in range(n):
+    for _ in range(n):
         total += tl.load(rows)
         total += tl.load(one) * 10
         total += tl.load(gathered) * 100

@@ -22,7 +22,7 @@ from tstn_cpu import cache, threads
 from tstn_cpu.errors import OutOfBoundsError
 from tstn_cpu.checks import EXTENT, RECORD, Site, extent
 from tstn_cpu.host import host
-from tstn_cpu.values import BYTES
+from tstn_cpu.values import BYTES, FLOATS
 
 # Of arguments in LLVM's types, as Python calls with them.
 C_TYPES = {"ptr": ctypes.c_void_p, "f32": ctypes.c_float, "f64": ctypes.c_double}
@@ -82,12 +82,11 @@ class Compiled:
 
 
 def _slot(value: Any, kind: str) -> int:
-    """An argument's bits."""
-    if kind == "f32":
-        return struct.unpack("<I", struct.pack("<f", value))[0]
-    if kind == "f64":
-        return struct.unpack("<q", struct.pack("<d", value))[0]
-    return int(value)
+    """An argument's bits, as a number with a sign."""
+    if kind in FLOATS:
+        bits = int.from_bytes(struct.pack({"f16": "<e", "f64": "<d"}.get(kind, "<f"), value), "little")
+        value = bits >> 16 if kind == "bf16" else bits
+    return (int(value) + 2**63) % 2**64 - 2**63
 
 
 def compiled(
@@ -177,6 +176,8 @@ def launch(
     while leading < len(arguments) and isinstance(arguments[leading], Memory):
         leading += 1
     code = compiled(kernel, arguments, constexprs or {}, leading=leading, exclusive=exclusive, checked=checked)
+    if programs % columns:
+        raise ValueError(f"{programs} programs are no whole rows of {columns}")
     names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
     numbers = [argument.address if isinstance(argument, Memory) else argument for argument in arguments]
     template = code.template(programs, dict(zip(names, numbers, strict=True)), columns)

@@ -6,11 +6,11 @@ By itself because it is all that a process needs of Triton for a kernel that was
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from triton.compiler.compiler import ASTSource
 
-INT32 = range(-(2**31), 2**31)
 # Triton's names of types, by ours.
 TRITON_NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
 
@@ -41,20 +41,24 @@ def source(
         else:
             argument = next(given)
             special = not parameter.do_not_specialize if specialize is None else parameter.name in specialize
-            kind = _kind(argument, special)
+            kind = _kind(argument, parameter, special)
             if kind == "constexpr":
                 constants[i,] = argument
         signature[parameter.name] = kind
     return ASTSource(kernel, signature, constants, {})
 
 
-def _kind(argument: Any, special: bool) -> str:
+def _kind(argument: Any, parameter: Any, special: bool) -> str:
     if isinstance(argument, Pointer):
         return "*" + TRITON_NAMES.get(argument.element, argument.element)
+    if parameter.annotation_type:
+        return parameter.annotation_type
     if isinstance(argument, bool):
         return "i1"
-    if isinstance(argument, float):
+    if isinstance(argument, Integral):
+        if argument == 1 and special:
+            return "constexpr"
+        return "i32" if -(2**31) <= argument < 2**31 else "i64" if argument < 2**63 else "u64"
+    if isinstance(argument, Real):
         return "fp32"
-    if argument == 1 and special:
-        return "constexpr"
-    return "i32" if argument in INT32 else "i64"
+    raise TypeError(f"{parameter.name} must be memory or a number; got {type(argument).__name__}")
