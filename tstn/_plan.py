@@ -447,6 +447,8 @@ def _scatter(
     constexprs["FLOW_GRAD"] = grads.flow is not None
     constexprs["FILL_GRAD"] = grads.fill is not None
     constexprs["LOOPED"] = cut.parts < cut.tiles
+    # A thread has the cache of its core to itself; on a GPU all programs share one.
+    constexprs["SIDE_BY_SIDE"] = operands.place.exclusive
     constexprs["CARRIED"] = cut.carried
     constexprs["NUMBERS"] = _lane_numbers(operands, warp)
     atomic_sum = scatter == "atomic" and "grad_input_sum" in scratch

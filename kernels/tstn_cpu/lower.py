@@ -63,26 +63,36 @@ class Lowering(Emitter):
     def operations(self, operations: list[Operation]) -> None:
         for run in schedule.segments(operations):
             for ready in schedule.rounds(run):
-                if ready[0].name == "tt.load":
-                    self._loads(ready)
+                if ready[0].name in schedule.ACCESSES:
+                    self._accesses(ready)
                 else:
                     self.operation(ready[0])
 
-    def _loads(self, operations: list[Operation]) -> None:
-        loads = []
+    def _accesses(self, operations: list[Operation]) -> None:
+        """Loads, or atomic operations, none of which waits for another."""
+        accesses = []
         for op in operations:
             pointer, *others = (self.environment[name] for name in op.operands)
             tensors = [value for value in others if isinstance(value, Tensor)]
             if not isinstance(pointer, Pointer) or len(tensors) != len(others):
                 self.refuse(op)
-            mask, other = [*tensors, None, None][:2]
-            load = neighbours.Load(self, op, pointer, mask, other)
-            self.guard(op, pointer, mask, load.stored)
-            loads.append(load)
-        neighbours.load_all(self, loads)
-        for load in loads:
-            assert load.result is not None
-            self.environment[load.op.results[0]] = load.result
+            first, second = [*tensors, None, None][:2]
+            mask, value = (first, second) if op.name == "tt.load" else (second, first)
+            access = neighbours.Access(self, op, pointer, mask, value)
+            self.guard(op, pointer, mask, access.stored)
+            accesses.append(access)
+        if operations[0].name == "tt.load":
+            neighbours.load_all(self, accesses)
+        else:
+            together = [access for access in accesses if neighbours.can_add_together(self, access)]
+            neighbours.add_all(self, together)
+            for access in accesses:
+                if access not in together:
+                    assert access.value is not None
+                    access.result = memory.atomic(self, access.op, access.pointer, access.value, access.mask)
+        for access in accesses:
+            if access.result is not None:
+                self.environment[access.op.results[0]] = access.result
 
     def region_values(self, operations: list[Operation], end: str) -> list[Value]:
         """Lower a region; what it ends with."""
@@ -143,8 +153,8 @@ class Lowering(Emitter):
             return None
         if name == "tt.reduce":
             return list(shapes.reduce(self, op, [self.tensor(operand) for operand in op.operands]))
-        if name in ("tt.store", "tt.atomic_rmw"):
-            return self._access(op, operands)
+        if name == "tt.store":
+            return self._store(op, operands)
         if name == "tt.split":
             return list(shapes.split(self, self.tensor(op.operands[0])))
         result = self._pointer_result(op, operands) if any(isinstance(v, Pointer) for v in operands) else None
@@ -153,18 +163,13 @@ class Lowering(Emitter):
             result = self._tensor_result(op, tensors) if len(tensors) == len(operands) else None
         return None if result is None else [result]
 
-    def _access(self, op: Operation, operands: list[Value]) -> list[Value]:
-        pointer, *rest = operands
+    def _store(self, op: Operation, operands: list[Value]) -> list[Value]:
+        pointer, value, mask = [*operands, None][:3]
         assert isinstance(pointer, Pointer)
-        tensors: list[Tensor | None] = [value for value in rest if isinstance(value, Tensor)]
-        tensors += [None, None]
-        first, second = tensors[:2]
-        assert first is not None
-        if op.name == "tt.store":
-            memory.store(self, op, pointer, first, second)
-            return []
-        result = memory.atomic(self, op, pointer, first, second)
-        return [result if result is not None else first]
+        assert isinstance(value, Tensor)
+        assert mask is None or isinstance(mask, Tensor)
+        memory.store(self, op, pointer, value, mask)
+        return []
 
     def _pointer_result(self, op: Operation, operands: list[Value]) -> Value | None:
         pointer = operands[0]

@@ -454,51 +454,6 @@ def _lane_by_lane(
         lowering.line(f"call void @{name}({', '.join(f'{t} {v}' for t, v in arguments)})")
 
 
-def _add_lanes(
-    lowering: Lowering, base: str, kind: str, offsets: str, offset_element: str, values: str, lanes: str, count: int, body: str
-) -> None:
-    """One lane after the other; without asking for each of them if all are on, as they mostly are."""
-    loop, all_on = f"fadd_{kind}_alone_{offset_element}", f"fadd_{kind}_all_{count}_{offset_element}"
-    if all_on not in lowering.helpers:
-        lowering.helpers[loop] = _lane_loop(loop, kind, offset_element, body, False)
-        lines = []
-        for i in range(count):
-            lines += [
-                f"  %from{i} = getelementptr {offset_element}, ptr %offsets, i64 {i}",
-                f"  %offset{i} = load {offset_element}, ptr %from{i}",
-                f"  %of{i} = getelementptr {kind}, ptr %values, i64 {i}",
-                f"  %value{i} = load {kind}, ptr %of{i}",
-                f"  %at{i} = getelementptr {kind}, ptr %base, {offset_element} %offset{i}",
-                f"  %old{i} = load {kind}, ptr %at{i}",
-                f"  %new{i} = fadd {kind} %old{i}, %value{i}",
-                f"  store {kind} %new{i}, ptr %at{i}",
-            ]
-        body_of_all = "\n".join(lines)
-        lowering.helpers[all_on] = f"""define internal void @{all_on}(ptr %base, ptr %offsets, ptr %values, i64 %bits) noinline {{
-start:
-  %all = icmp eq i64 %bits, {-1 if count == WORD else 2**count - 1}
-  br i1 %all, label %straight, label %some
-straight:
-{body_of_all}
-  ret void
-some:
-  call void @{loop}(ptr %base, ptr %offsets, ptr %values, i64 %bits)
-  ret void
-}}"""
-    key = f"stored {register(offset_element, count)} {offsets}"
-    place = lowering.recall(key)
-    if place is None:
-        place = lowering.room(count, offset_element)
-        lowering.line(f"store {register(offset_element, count)} {offsets}, ptr {place}")
-        lowering.remember(key, place)
-    slot = lowering.slot(count, kind)
-    lowering.line(f"store <{count} x {kind}> {values}, ptr {slot}")
-    bits = lowering.once(f"bitcast <{count} x i1> {lanes} to i{count}")
-    if count < WORD:
-        bits = lowering.once(f"zext i{count} {bits} to i64")
-    lowering.line(f"call void @{all_on}(ptr {base}, ptr {place}, ptr {slot}, i64 {bits})")
-
-
 def _lane_loop(name: str, kind: str, offset_element: str, body: str, keeps_old: bool) -> str:
     keep = f"  %keep = getelementptr {kind}, ptr %olds, i64 %lane\n  store {kind} %old, ptr %keep\n" if keeps_old else ""
     return f"""define internal void @{name}(ptr %base, ptr %offsets, ptr %values, i64 %bits{', ptr %olds' if keeps_old else ''}) {{
@@ -551,7 +506,6 @@ def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, m
         lowering.refuse(op, f"tt.atomic_rmw {kind_of}")
     # Each lane counts, those too that are the same in all.
     stored = pointer.shape
-    lowering.guard(op, pointer, mask, stored)
     wanted = op.results[0] in lowering.used
     element, count = pointer.element, prod(stored)
     kind, size = _memory_kind(element), BYTES[element]
@@ -567,9 +521,6 @@ def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, m
         lowering.slots[old] = f"[{count} x {kind}]"
         lowering.line(f"store {f'<{count} x {kind}>'} zeroinitializer, ptr {old}")
     body = _combination(kind_of, element, kind, size, lowering.exclusive)
-    if lowering.exclusive and old is None and 1 < count <= WORD and element in ("f32", "f64") and kind_of == "fadd":
-        _add_lanes(lowering, pointer.base, kind, offsets, offset_element, values, lanes, count, body)
-        return None
     name = f"{kind_of}_{element}" + ("_alone" if lowering.exclusive else "")
     _lane_by_lane(lowering, name, pointer.base, kind, offsets, offset_element, values, lanes, count, body, old)
     if old is None:

@@ -1,18 +1,21 @@
-"""Loads of lanes that lie anywhere, but whose neighbours in memory are loaded too.
+"""Loads and sums of lanes that lie anywhere in memory, but several of them at the same places.
 
-The two taps of a linear interpolation are neighbours: at p and p + 1 for each lane, on or off together but for the few
-lanes at an edge. Loading both at once takes half as many accesses, and that is what such a kernel's time goes to. Lanes
-that are off load what the first lane that is on does.
+The taps of a linear interpolation lie at p and p + 1 for each lane, and at the same places in all channels, so that the
+lanes that are on are the same but for a few at an edge. All that have their offsets in common are done together: run by
+run where neighbouring lanes are neighbours in memory, else two neighbouring elements at once. What is left at the edges
+is done lane by lane.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
-from tstn_cpu import memory
+from tstn_cpu import memory, runs
 from tstn_cpu.ir import Operation
+from tstn_cpu.runs import Offsets
 from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, register
 
 if TYPE_CHECKING:
@@ -22,136 +25,287 @@ if TYPE_CHECKING:
 MOST_LANES = 64
 
 
-class Load:
-    """One of several loads, and what it has in common with others."""
+class Access:
+    """A load, or a sum to memory, that may have its offsets in common with others."""
 
-    def __init__(self, lowering: Lowering, op: Operation, pointer: Pointer, mask: Tensor | None, other: Tensor | None):
-        self.op, self.pointer, self.mask, self.other = op, pointer, mask, other
-        self.stored: Shape = memory.stored_shape(lowering, pointer, mask, [] if other is None or mask is None else [other])
+    def __init__(self, lowering: Lowering, op: Operation, pointer: Pointer, mask: Tensor | None, value: Tensor | None):
+        """``value`` is what a load gives where it is masked, or what is added."""
+        self.op, self.pointer, self.mask, self.value = op, pointer, mask, value
+        self.is_load = op.name == "tt.load"
+        others = [] if value is None or (self.is_load and mask is None) else [value]
+        self.stored: Shape = memory.stored_shape(lowering, pointer, mask, others)
+        if not self.is_load:
+            self.stored = pointer.shape
         self.count = prod(self.stored)
         self.result: Tensor | None = None
 
-    def can_pair(self, lowering: Lowering) -> bool:
-        """Whether lanes lie anywhere, with one step for all."""
+    @property
+    def step(self) -> int:
+        """From where the offsets lead, in all lanes."""
+        return self.pointer.steps.first
+
+    def key(self) -> tuple[object, ...] | None:
+        """What those have in common that may be done together; None for what is done by itself."""
         pointer = self.pointer
-        return (
+        lies_anywhere = (
             pointer.offset is not None
             and pointer.element in FLOATS
             and 1 < self.count <= MOST_LANES
             and not memory.has_rows(pointer, self.stored)
             and len(set(pointer.steps.values)) == 1
-            and (self.other is None or self.other.constant == 0 or self.other.ref in ("0", ZERO))
         )
+        if not lies_anywhere or (self.is_load and self.value is not None and self.value.ref not in ("0", ZERO)):
+            return None
+        assert pointer.offset is not None
+        return pointer.element, pointer.offset.ref, pointer.offset.stored, self.stored
 
     def lanes(self, lowering: Lowering) -> str:
         return memory.lanes_on(lowering, self.mask, self.stored)
+
+    def bits(self, lowering: Lowering) -> str:
+        return runs.bits_of(lowering, self.lanes(lowering), self.count)
+
+    def offsets(self, lowering: Lowering) -> Offsets:
+        """Without the step, which is the address's."""
+        plain = lowering.anchored(self.pointer)
+        return Offsets(*memory.offsets_of(lowering, plain, self.stored), self.count)
+
+    def base(self, lowering: Lowering) -> str:
+        return lowering.anchored(self.pointer).base
+
+    def finish(self, ref: str) -> None:
+        self.result = Tensor(self.pointer.element, self.pointer.shape, self.stored, ref)
 
 
 # As LLVM's text has 0.0.
 ZERO = "0x0000000000000000"
 
 
-def load_all(lowering: Lowering, loads: list[Load]) -> None:
-    """Set each one's result: pairs of neighbours together, the others one by one."""
-    groups: dict[object, list[Load]] = defaultdict(list)
+def load_all(lowering: Lowering, loads: list[Access]) -> None:
+    """Set each one's result."""
+    groups: dict[object, list[Access]] = defaultdict(list)
     for load in loads:
-        if load.can_pair(lowering):
-            pointer, offset = load.pointer, load.pointer.offset
-            assert offset is not None
-            groups[pointer.base, pointer.element, offset.ref, offset.stored, load.stored].append(load)
-    pairs: dict[tuple[str, str], list[tuple[Load, Load]]] = defaultdict(list)
+        key = load.key()
+        if key is not None:
+            groups[key].append(load)
     for group in groups.values():
-        group.sort(key=lambda load: load.pointer.steps.first)
-        while len(group) > 1:
-            first, second = group[0], group[1]
-            if second.pointer.steps.first == first.pointer.steps.first + 1:
-                pairs[first.lanes(lowering), second.lanes(lowering)].append((first, second))
-                del group[:2]
-            else:
-                del group[0]
-    for (first_lanes, second_lanes), together in pairs.items():
-        _load_pairs(lowering, together, first_lanes, second_lanes)
+        if len(group) > 1:
+            _load_group(lowering, group)
     for load in loads:
         if load.result is None:
-            load.result = memory.load(lowering, load.pointer, load.mask, load.other)
+            load.result = memory.load(lowering, load.pointer, load.mask, load.value)
 
 
-def _load_pairs(lowering: Lowering, pairs: list[tuple[Load, Load]], first_lanes: str, second_lanes: str) -> None:
-    """Pairs whose masks are the same: together if these agree in all lanes, else one by one."""
-    count = pairs[0][0].count
-    word = f"i{count}"
-    on = lowering.once(f"bitcast <{count} x i1> {first_lanes} to {word}")
-    also = lowering.once(f"bitcast <{count} x i1> {second_lanes} to {word}")
-    agree = lowering.once(f"icmp eq {word} {on}, {also}")
-    some = lowering.once(f"icmp ne {word} {on}, 0")
-    both = lowering.once(f"and i1 {agree}, {some}")
-    fast, slow, end = (lowering.label(name) for name in ("pairs", "singles", "loaded"))
-    lowering.branch_if(both, fast, slow)
-    lowering.begin(fast)
-    with lowering.region():
-        quick = [ref for pair in pairs for ref in _pair(lowering, *pair, first_lanes, on)]
-        lowering.branch(end)
-    fast_end = lowering.block
+def _combined(lowering: Lowering, instruction: str, bits: list[str], count: int) -> str:
+    total = bits[0]
+    for other in bits[1:]:
+        total = lowering.once(f"{instruction} {runs.word(count)} {total}, {other}")
+    return total
+
+
+def _load_group(lowering: Lowering, group: list[Access]) -> None:
+    first = group[0]
+    count, element = first.count, first.pointer.element
+    kind, vector = runs.word(count), register(element, count)
+    masks = list(dict.fromkeys(load.bits(lowering) for load in group))
+    on = _combined(lowering, "and", masks, count)
+    offsets = first.offsets(lowering)
+    slow, loaded = lowering.label("lanes"), lowering.label("loaded")
+    results: list[tuple[list[str], str]] = []
+    if lowering.host.scatters:
+        found = runs.runs_of(lowering, offsets, on)
+        fast = lowering.label("by_runs")
+        lowering.branch_if(found.few, fast, slow)
+        lowering.begin(fast)
+        with lowering.region():
+            refs = runs.load(lowering, found, [load.base(lowering) for load in group], element)
+            lowering.branch(loaded)
+        results.append((refs, lowering.block))
+    else:
+        some = lowering.set(f"icmp ne {kind} {on}, 0")
+        results.append(([lowering.splat(REGISTER[element], "zeroinitializer", 1)] * len(group), lowering.block))
+        lowering.branch_if(some, slow, loaded)
     lowering.begin(slow)
     with lowering.region():
-        singles = [memory.gathered(lowering, load.pointer, load.mask, None, load.stored) for pair in pairs for load in pair]
-        lowering.branch(end)
-    slow_end = lowering.block
-    lowering.begin(end)
-    for load, a, b in zip((load for pair in pairs for load in pair), quick, singles, strict=True):
-        kind = register(load.pointer.element, count)
-        ref = lowering.set(f"phi {kind} [ {a}, %{fast_end} ], [ {b}, %{slow_end} ]")
-        load.result = Tensor(load.pointer.element, load.pointer.shape, load.stored, ref)
+        refs = _load_by_twos(lowering, group, on)
+        lowering.branch(loaded)
+    results.append((refs, lowering.block))
+    lowering.begin(loaded)
+    refs = []
+    for i in range(len(group)):
+        refs.append(lowering.set(f"phi {vector} " + ", ".join(f"[ {found[i]}, %{block} ]" for found, block in results)))
+    if len(masks) > 1:
+        refs = _load_the_rest(lowering, group, masks, on, refs)
+    for load, ref in zip(group, refs, strict=True):
+        load.finish(ref)
 
 
-def _pair(lowering: Lowering, first: Load, second: Load, lanes: str, on: str) -> tuple[str, str]:
+def _load_the_rest(lowering: Lowering, group: list[Access], masks: list[str], on: str, refs: list[str]) -> list[str]:
+    """Lanes in which some are on and others are not."""
+    count, element = group[0].count, group[0].pointer.element
+    kind, vector = runs.word(count), register(element, count)
+    off = lowering.once(f"xor {kind} {on}, -1")
+    rest = lowering.once(f"and {kind} {_combined(lowering, 'or', masks, count)}, {off}")
+    some = lowering.set(f"icmp ne {kind} {rest}, 0")
+    edge, done = lowering.label("edge"), lowering.label("all_loaded")
+    before = lowering.block
+    lowering.branch_if(some, edge, done)
+    lowering.begin(edge)
+    loads = [(load.base(lowering), load.bits(lowering), ref) for load, ref in zip(group, refs, strict=True)]
+    with lowering.region():
+        complete = runs.load_lanes(lowering, group[0].offsets(lowering), rest, loads, element)
+        lowering.branch(done)
+    edge_end = lowering.block
+    lowering.begin(done)
+    pairs = zip(refs, complete, strict=True)
+    return [lowering.set(f"phi {vector} [ {ref}, %{before} ], [ {full}, %{edge_end} ]") for ref, full in pairs]
+
+
+def _load_by_twos(lowering: Lowering, group: list[Access], on: str) -> list[str]:
+    """Two neighbouring elements of a lane at once where both are wanted; at least one lane is on."""
+    lanes = runs.lanes_of_bits(lowering, on, group[0].count)
+    refs: dict[int, str] = {}
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, load in enumerate(group):
+        places[load.pointer.base].append(i)
+    for same in places.values():
+        same.sort(key=lambda i: group[i].step)
+        while len(same) > 1:
+            i, j = same[:2]
+            if group[j].step != group[i].step + 1:
+                del same[0]
+                continue
+            refs[i], refs[j] = _pair(lowering, group[i], lanes, on)
+            del same[:2]
+    for i, load in enumerate(group):
+        if i not in refs:
+            mask = Tensor("i1", load.stored, load.stored, lanes)
+            refs[i] = memory.gathered(lowering, load.pointer, mask, None, load.stored)
+    return [refs[i] for i in range(len(group))]
+
+
+def _pair(lowering: Lowering, first: Access, lanes: str, on: str) -> tuple[str, str]:
     """The values of two neighbours in each lane that is on, and 0 in the others."""
-    del second
     pointer = lowering.anchored(first.pointer)
     element, count = pointer.element, first.count
-    offsets, offset_element = memory.offsets_of(lowering, pointer, first.stored)
+    offsets = first.offsets(lowering)
     if BYTES[element] == 2 and lowering.host.gathers:
-        return _pair_of_halves(lowering, pointer, offsets, offset_element, lanes, count)
+        return _pair_of_halves(lowering, pointer, offsets, lanes)
     kind, size = REGISTER[element], BYTES[element]
-    place = _safe_offsets(lowering, offsets, offset_element, lanes, on, count)
+    place = _safe_offsets(lowering, offsets, lanes, on)
     parts = []
     for lane in range(count):
-        at = lowering.once(f"getelementptr {offset_element}, ptr {place}, i64 {lane}")
-        index = lowering.once(f"load {offset_element}, ptr {at}")
-        address = lowering.moved(pointer.base, element, index, offset_element)
+        at = lowering.once(f"getelementptr {offsets.element}, ptr {place}, i64 {lane}")
+        index = lowering.once(f"load {offsets.element}, ptr {at}")
+        address = lowering.moved(pointer.base, element, index, offsets.element)
         parts.append(lowering.set(f"load <2 x {kind}>, ptr {address}, align {size}"))
     both = lowering.joined(kind, parts, 2)
-    zero = "zeroinitializer"
     refs = []
     for i in range(2):
         values = lowering.shuffle(kind, both, 2 * count, range(i, 2 * count, 2))
-        refs.append(lowering.set(f"select <{count} x i1> {lanes}, <{count} x {kind}> {values}, <{count} x {kind}> {zero}"))
+        vector = f"<{count} x {kind}>"
+        refs.append(lowering.set(f"select <{count} x i1> {lanes}, {vector} {values}, {vector} zeroinitializer"))
     return refs[0], refs[1]
 
 
-def _safe_offsets(lowering: Lowering, offsets: str, offset_element: str, lanes: str, on: str, count: int) -> str:
+def _safe_offsets(lowering: Lowering, offsets: Offsets, lanes: str, on: str) -> str:
     """Room on the stack with the offsets of lanes that are on; the first of them stands for those that are off."""
-    kind, word = register(offset_element, count), f"i{count}"
+    count = offsets.count
+    kind, word = register(offsets.element, count), runs.word(count)
     first = lowering.once(f"call {word} @llvm.cttz.{word}({word} {on}, i1 true)")
     lowering.declared.add(f"declare {word} @llvm.cttz.{word}({word}, i1)")
-    one = lowering.once(f"extractelement {kind} {offsets}, {word} {first}")
-    safe = lowering.once(f"select <{count} x i1> {lanes}, {kind} {offsets}, {kind} {lowering.splat(offset_element, one, count)}")
-    known = f"stored {safe}"
-    place = lowering.recall(known)
-    if place is None:
-        place = lowering.room(count, offset_element)
-        lowering.line(f"store {kind} {safe}, ptr {place}")
-        lowering.remember(known, place)
-    return place
+    one = lowering.once(f"extractelement {kind} {offsets.ref}, {word} {first}")
+    others = lowering.splat(offsets.element, one, count)
+    safe = lowering.once(f"select <{count} x i1> {lanes}, {kind} {offsets.ref}, {kind} {others}")
+    return runs.place_of(lowering, safe, offsets.element, count)
 
 
-def _pair_of_halves(
-    lowering: Lowering, pointer: Pointer, offsets: str, offset_element: str, lanes: str, count: int
-) -> tuple[str, str]:
+def _pair_of_halves(lowering: Lowering, pointer: Pointer, offsets: Offsets, lanes: str) -> tuple[str, str]:
     """Two of them are a word, which is gathered."""
+    count = offsets.count
     zero = lowering.splat("i32", "0", count)
-    word = memory.masked_gather(lowering, "i32", pointer.base, "i16", offsets, offset_element, lanes, zero, count, 2)
+    word = memory.masked_gather(
+        lowering, "i32", pointer.base, "i16", offsets.ref, offsets.element, lanes, zero, count, 2
+    )
     wide, narrow = register("i32", count), register("i16", count)
     low = lowering.set(f"trunc {wide} {word} to {narrow}")
     high = lowering.set(f"lshr {wide} {word}, {lowering.splat('i32', '16', count)}")
     return low, lowering.set(f"trunc {wide} {high} to {narrow}")
+
+
+def can_add_together(lowering: Lowering, access: Access) -> bool:
+    """Whether a sum is one of those that are done together."""
+    is_sum = re.match(r"\s*fadd\b", access.op.text) is not None and access.pointer.element in ("f32", "f64")
+    return lowering.exclusive and is_sum and access.op.results[0] not in lowering.used and access.key() is not None
+
+
+def add_all(lowering: Lowering, sums: list[Access]) -> None:
+    """Add to memory, several at a time; each is one of those that can be."""
+    groups: dict[object, list[Access]] = defaultdict(list)
+    for access in sums:
+        groups[access.key()].append(access)
+    for group in groups.values():
+        rest = list(group)
+        # Two neighbours at a time: what the second adds in one lane, the first adds in the next.
+        pairs: dict[tuple[str, str], list[tuple[Access, Access]]] = defaultdict(list)
+        singles: dict[str, list[Access]] = defaultdict(list)
+        while rest:
+            first = rest.pop(0)
+            second = next((a for a in rest if a.pointer.base == first.pointer.base and a.step == first.step + 1), None)
+            if second is None:
+                singles[first.bits(lowering)].append(first)
+            else:
+                rest.remove(second)
+                pairs[first.bits(lowering), second.bits(lowering)].append((first, second))
+        for (on, also), together in pairs.items():
+            _add_pairs(lowering, together, on, also)
+        for on, together in singles.items():
+            _add(lowering, [(a.base(lowering), _values(lowering, a)) for a in together], together[0], on)
+
+
+def _values(lowering: Lowering, access: Access) -> str:
+    assert access.value is not None
+    return lowering.values(access.value, access.stored)
+
+
+def _add(lowering: Lowering, sums: list[tuple[str, str]], like: Access, on: str) -> None:
+    """Run by run if there are few, else lane by lane."""
+    element, offsets = like.pointer.element, like.offsets(lowering)
+    if not lowering.host.scatters:
+        runs.add_lanes(lowering, offsets, on, sums, element)
+        return
+    found = runs.runs_of(lowering, offsets, on)
+    fast, slow, done = (lowering.label(name) for name in ("by_runs", "by_lanes", "added"))
+    lowering.branch_if(found.few, fast, slow)
+    lowering.begin(fast)
+    with lowering.region():
+        runs.add(lowering, found, sums, element)
+        lowering.branch(done)
+    lowering.begin(slow)
+    with lowering.region():
+        runs.add_lanes(lowering, offsets, on, sums, element)
+        lowering.branch(done)
+    lowering.begin(done)
+
+
+def _add_pairs(lowering: Lowering, pairs: list[tuple[Access, Access]], on: str, also: str) -> None:
+    like = pairs[0][0]
+    count, element = like.count, like.pointer.element
+    kind, vector, word = REGISTER[element], register(element, count), runs.word(count)
+    offsets = like.offsets(lowering)
+    shifted = lowering.once(f"shl {word} {also}, 1")
+    taken = lowering.once(f"and {word} {runs.following(lowering, offsets)}, {on}")
+    taken = lowering.once(f"and {word} {taken}, {shifted}")
+    lanes = runs.lanes_of_bits(lowering, taken, count)
+    firsts, seconds = [], []
+    for first, second in pairs:
+        value, other = _values(lowering, first), _values(lowering, second)
+        moved = lowering.shuffle(kind, other, count, [0, *range(count - 1)])
+        more = lowering.set(f"select <{count} x i1> {lanes}, {vector} {moved}, {vector} zeroinitializer")
+        firsts.append((first.base(lowering), lowering.set(f"fadd {vector} {value}, {more}")))
+        seconds.append((second.base(lowering), other))
+    _add(lowering, firsts, like, on)
+    given = lowering.once(f"lshr {word} {taken}, 1")
+    left = lowering.once(f"xor {word} {given}, -1")
+    left = lowering.once(f"and {word} {also}, {left}")
+    runs.add_lanes(lowering, offsets, left, seconds, element)

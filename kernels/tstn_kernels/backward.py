@@ -147,6 +147,7 @@ def sample_backward_kernel(
     FLOW_GRAD: tl.constexpr,
     FILL_GRAD: tl.constexpr,
     LOOPED: tl.constexpr,
+    SIDE_BY_SIDE: tl.constexpr,
     CARRIED: tl.constexpr,
     DTYPE: tl.constexpr,
     OFFSET: tl.constexpr,
@@ -156,11 +157,12 @@ def sample_backward_kernel(
 ):
     """grad_input[n, c, tap] += weight * grad_output; grad_theta = VJP(sum over c, tap of slope * input * grad_output).
 
-    Programs as in sample_forward_kernel, but LOOPED each goes through every ``parts``-th tile; CARRIED its lanes sum
-    theta's gradient over these by themselves. grad_input is zeroed beforehand and in DTYPE, or summed in fixed point:
-    INPUT_GRAD is "none", "atomic" or "fixed". grad_theta and grad_fill receive one part per program, summed in a fixed
-    order by finish_backward_kernel; grad_flow each lane's own value. THETA_GRAD and FLOW_GRAD need a MODE with a slope;
-    NUMBERS is how many theta has, or 0 where MAP_VJP adds them itself.
+    Programs as in sample_forward_kernel, but LOOPED each goes through every ``parts``-th tile, or SIDE_BY_SIDE through
+    tiles that follow each other; CARRIED its lanes sum theta's gradient over these by themselves. grad_input is zeroed
+    beforehand and in DTYPE, or summed in fixed point: INPUT_GRAD is "none", "atomic" or "fixed". grad_theta and
+    grad_fill receive one part per program, summed in a fixed order by finish_backward_kernel; grad_flow each lane's own
+    value. THETA_GRAD and FLOW_GRAD need a MODE with a slope; NUMBERS is how many theta has, or 0 where MAP_VJP adds
+    them itself.
     """
     TAPS: tl.constexpr = 1 if MODE == "nearest" else 2 if MODE == "bilinear" else 4
     # Sixteen bicubic taps at a time would not fit into the registers.
@@ -188,7 +190,8 @@ def sample_backward_kernel(
     if CARRIED:
         carried = repeated(tl.zeros((TILE_H * TILE_W,), DTYPE), NUMBERS)
     for turn in range(turns):
-        row, col, inside = target_tile(part + turn * parts[0], (H_OUT, W_OUT), across, TILE_H, TILE_W)
+        tile = part * turns + turn if SIDE_BY_SIDE else part + turn * parts[0]
+        row, col, inside = target_tile(tile, (H_OUT, W_OUT), across, TILE_H, TILE_W)
         x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
         # A queue: each sample's coordinates leave it, and their gradients enter.
         sources = MAP(theta, (constants_ptr, constants), x, y, frame, SAMPLES)
@@ -305,8 +308,8 @@ def sample_backward_kernel(
             grads = (grad_theta_ptr, grad_theta_stride_m, turn > 0)
             if NUMBERS == 0:
                 # Anew, and with a zero that the compiler can't tell: it would keep what is made of them all along.
-                tile = part + turn * parts[0] + tl.minimum(others, 0)
-                row, col, _ = target_tile(tile, (H_OUT, W_OUT), across, TILE_H, TILE_W)
+                again = tile + tl.minimum(others, 0)
+                row, col, _ = target_tile(again, (H_OUT, W_OUT), across, TILE_H, TILE_W)
                 x, y = centred(col, W_OUT, DTYPE), centred(row, H_OUT, DTYPE)
                 MAP_VJP(grads, theta, (constants_ptr, constants), x, y, sources, frame, SAMPLES)
             else:
