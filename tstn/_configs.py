@@ -263,12 +263,12 @@ class Place:
             samples //= 2
         return samples
 
-    def channels_per_program(self, config: Config, programs: int, channels: int) -> int:
+    def channels_per_program(self, config: Config, programs: int, channels: int, splittable: bool = True) -> int:
         """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
         blocks = -(-channels // config.block_c)
-        if self.run_of_channels and not config.over_channels:
+        if self.run_of_channels and not config.over_channels and splittable:
             return self.run_of_channels if channels > self.run_of_channels else blocks * config.block_c
-        splits = min(blocks, max(1, self.enough_programs // max(programs, 1)))
+        splits = min(blocks, max(1, self.enough_programs // max(programs, 1))) if splittable else 1
         return -(-blocks // splits) * config.block_c
 
     def shares_per_input(self, programs: int, thetas: int) -> int:
