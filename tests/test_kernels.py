@@ -241,7 +241,7 @@ def test_configurations_cover_all_channels():
         work = _configs.Work(channels_last, channels, itemsize, map, kind, bicubic, fixed)
         for place in (_configs.GPU, _configs.CPU, _configs.INTERPRETED):
             config = place.choose(work)
-            run = place.channels_per_program(config, programs, channels)
+            run = place.channels_per_program(config, programs, channels, channels_last)
             assert run % config.block_c == 0
             splits = -(-channels // run)
             assert (splits - 1) * run < channels <= splits * run

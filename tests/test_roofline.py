@@ -17,12 +17,12 @@ import pytest
 import torch
 from made_up import document, figure
 from torch import Tensor
+from tstn_cpu.ir import parse
 
 from bench import roofline
 from bench.roofline_cards import CARDS, CEILINGS, Work
 from bench.roofline_code import Compiled, machine_code
 from bench.roofline_interpreter import Interpreter, Memory
-from tstn_cpu.ir import parse
 from bench.roofline_lanes import requests
 from bench.roofline_memory import MOST_RUNS, WARM, Buffer, Run, Traffic, hits, past_l1, past_l2, runs, simulate
 from bench.roofline_model import Geometry, Prediction, _Kept
@@ -464,8 +464,11 @@ from bench.roofline_memory import simulate
 from bench.roofline_model import Model
 from bench.roofline_watch import Space
 from bench.workloads import WORKLOADS
+from tstn import _configs
 from tstn.transforms import NAMED
 
+# Tensors with numbers in them are on the CPU, and launched as on a GPU.
+_configs.CPU = _configs.GPU
 status = roofline.main(["--only", "mnist-float32", "--check", "--card", "h100", "--json", sys.argv[1]])
 identity = next(w for w in WORKLOADS if w.name == "hd_identity")
 identity = replace(identity, shape=(2, 3, 64, 96), size=(64, 96))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bench import tune
 from bench.config_rows import neighbours, rewritten, rows
 from bench.workloads import WORKLOADS
 from tstn import _configs
+from tstn._backend import INTERPRETED
 
 TABLE = '''"""Launch configurations: ½ frozen."""
 

@@ -21,8 +21,6 @@ class Config:
     samples: int = 1
     # Registers a lane may have on NVIDIA, where the compiler would rather spill a few than run fewer warps.
     maxnreg: int | None = None
-    # In channels_last: whether lanes lie over channels, or over pixels as if the images were strided.
-    over_channels: bool = True
 
     def tiles(self, size: Sequence[int]) -> tuple[int, int]:
         """How many cover an image of ``size`` (height, width): in all, and side by side."""
@@ -95,14 +93,14 @@ FLAT = Config(tile_h=0, tile_w=0, block_c=0, maxnreg=255)
 # The interpreter's cost is per program, whatever its size.
 INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 # On a CPU lanes are those of a few vector registers, and neighbours in memory.
-CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1, over_channels=False)
-CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2, over_channels=False)
-CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3, over_channels=False)
-CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4, over_channels=False)
-CPU_DOUBLE_1 = Config(tile_h=1, tile_w=16, block_c=1, over_channels=False)
-CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2, over_channels=False)
-CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4, over_channels=False)
-CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4, over_channels=False)
+CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1)
+CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2)
+CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3)
+CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4)
+CPU_DOUBLE_1 = Config(tile_h=1, tile_w=16, block_c=1)
+CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2)
+CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4)
+CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4)
 CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16)
 
 
@@ -134,7 +132,7 @@ class Work:
 
 def choose_for_cpu(work: Work) -> Config:
     """The configuration for some work on a CPU."""
-    if work.channels_last and work.channels > 4:
+    if CPU.over_channels(work.channels_last, work.channels):
         return CPU_CHANNELS_16
     if work.map == "spline":
         return CPU_SPLINE_1 if work.channels == 1 else CPU_SPLINE_4
@@ -249,6 +247,8 @@ class Place:
     # Rows and samples of spline_product_kernel.
     block_rows: int
     block_m: int
+    # Channels that lanes lie over in channels_last; fewer are strided images.
+    fewest_channels: int = 1
     # Channels of a program whose lanes are pixels, where these lie far apart; 0: as many as there are.
     run_of_channels: int = 0
     # Whether the programs that add to one image's gradient run in one thread, in order.
@@ -263,10 +263,16 @@ class Place:
             samples //= 2
         return samples
 
-    def channels_per_program(self, config: Config, programs: int, channels: int, splittable: bool = True) -> int:
+    def over_channels(self, channels_last: bool, channels: int) -> bool:
+        """Whether lanes lie over channels, or else over pixels, whatever lies between these."""
+        return channels_last and channels >= self.fewest_channels
+
+    def channels_per_program(
+        self, config: Config, programs: int, channels: int, over_channels: bool, splittable: bool = True
+    ) -> int:
         """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
         blocks = -(-channels // config.block_c)
-        if self.run_of_channels and not config.over_channels and splittable:
+        if self.run_of_channels and not over_channels and splittable:
             return self.run_of_channels if channels > self.run_of_channels else blocks * config.block_c
         splits = min(blocks, max(1, self.enough_programs // max(programs, 1))) if splittable else 1
         return -(-blocks // splits) * config.block_c
@@ -320,6 +326,7 @@ CPU = Place(
     block_c=8,
     block_rows=8,
     block_m=8,
+    fewest_channels=5,
     run_of_channels=4,
     exclusive=True,
     gathers=False,

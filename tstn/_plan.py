@@ -384,7 +384,7 @@ def _gather(operands: Layouts, grad_output: Layout, grad_input: Layout, warp: Wa
     batch, channels, height, width = operands.input.shape
     config = _config(operands, warp, "gather")
     tiles, across = config.tiles((height, width))
-    run = operands.place.channels_per_program(config, batch * tiles, channels)
+    run = operands.place.channels_per_program(config, batch * tiles, channels, _over_channels(operands))
     splits = -(-channels // run)
     programs = batch * tiles * splits
     shares = operands.place.shares_per_input(programs, -(-operands.warps // batch))
@@ -696,7 +696,9 @@ def _cut(
         config = _config(operands, warp, "carried", fixed)
         groups, across, tiles, parts = dealt(config)
     carried = few and parts < tiles
-    run = operands.place.channels_per_program(config, groups * parts, channels, splittable)
+    run = operands.place.channels_per_program(
+        config, groups * parts, channels, _over_channels(operands), splittable
+    )
     if splits > 1 and splittable:
         run = min(run, -(--(-channels // config.block_c) // splits) * config.block_c)
     return _Cut(config, groups, across, tiles, parts, carried, -(-channels // run), run)
@@ -736,7 +738,7 @@ def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tupl
     import triton.language as tl
 
     return {
-        "CHANNELS_LAST": operands.input.channels_last and config.over_channels,
+        "CHANNELS_LAST": _over_channels(operands),
         "PART_BLOCKS": operands.input.shape[1] % config.block_c != 0,
         "ONE_BLOCK": operands.input.shape[1] <= config.block_c,
         "DTYPE": tl.float64 if operands.input.dtype == torch.float64 else tl.float32,
@@ -745,6 +747,10 @@ def _tile_constexprs(config: _configs.Config, operands: Layouts, addressed: tupl
         "TILE_W": config.tile_w,
         "BLOCK_C": config.block_c,
     }
+
+
+def _over_channels(operands: Layouts) -> bool:
+    return operands.place.over_channels(operands.input.channels_last, operands.input.shape[1])
 
 
 def _maps(warp: Warp) -> tuple[Any, Any]:

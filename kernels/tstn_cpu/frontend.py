@@ -124,11 +124,24 @@ class _Generator(code_generator.CodeGenerator):
         if not self._rehearsals or self.visit(node.iter.func) == language.static_range:
             super().visit_For(node)
             return
-        for argument in node.iter.args:
-            self.visit(argument)
-        counter = self.builder.create_poison(language.int32.to_ir(self.builder))
-        self.set_value(node.target.id, language.core.tensor(counter, language.int32))
+        kind = self._kind_of_counter([self.visit(argument) for argument in node.iter.args])
+        if kind is None or any(keyword.arg in ("arg1", "arg2", "step") for keyword in node.iter.keywords):
+            super().visit_For(node)
+            return
+        counter = self.builder.create_poison(kind.to_ir(self.builder))
+        self.set_value(node.target.id, language.core.tensor(counter, kind))
         self.visit_compound_statement(node.body)
+
+    def _kind_of_counter(self, bounds: list[Any]) -> Any:
+        """The type that holds all bounds; None if they are not whole numbers, of which Triton has more to say."""
+        # Where the first one or the step is not given it is a number of 32 bits.
+        kind = language.int32 if len(bounds) < 3 else None
+        for bound in bounds:
+            of = self.semantic.to_tensor(bound).dtype
+            if not of.is_int():
+                return None
+            kind = of if kind is None else self.semantic.integer_promote_impl(kind, of)
+        return kind
 
 
 @contextlib.contextmanager
