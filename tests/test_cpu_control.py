@@ -60,6 +60,30 @@ def test_bounds_of_32_and_of_64_bits(first, last, step, checked):
 
 
 @triton.jit
+def counters_kernel(o, n, m):
+    # A number that an inner loop gives has the type of its bounds.
+    last = tl.cast(7, tl.int64)
+    narrow = 50
+    for a in range(m):
+        for k in range(n, n + a):
+            last = k
+        for k in tl.range(0, a, step=1):
+            for j in range(a, m):
+                narrow = j
+            narrow += k
+    tl.store(o, last)
+    tl.store(o + 1, narrow)
+
+
+@checked_too
+@pytest.mark.parametrize("m", [0, 1, 4])
+def test_counters_of_inner_loops(m, checked):
+    o = np.zeros(2, np.int64)
+    run(counters_kernel, o, 2**40, m, checked=checked)
+    assert o.tolist() == [2**40 + m - 2 if m > 1 else 7, 3 + 2 if m == 4 else 50]
+
+
+@triton.jit
 def backward_kernel(o, n, S: tl.constexpr):
     place = 0
     for i in range(n, 0, -1):

@@ -1,4 +1,4 @@
-"""Launches on the CPU: every program runs once, on as many threads as are asked for, with the interpreter's lock free."""
+"""Launches on the CPU: every program runs once, on as many threads as are asked for, and Python goes on meanwhile."""
 
 import threading
 
