@@ -69,18 +69,26 @@ def parse(text: str) -> Kernel:
     # Open operations with regions.
     stack: list[Operation] = []
     block = body
+    inside = True
     for raw in lines:
         found = _LOCATION.search(raw)
         line = _LOCATION.sub("", raw).strip()
         if line.startswith("tt.func"):
+            # Functions that were not inlined are none of the kernel's.
+            inside = " private " not in line
+        if not inside:
+            continue
+        if line.startswith("tt.func"):
             given = re.findall(r"(%\w+): (!tt\.ptr<[^>]*>|\w+)", line)
             parameters = {name: kind for name, text in given if (kind := _type(text))}
         elif line.startswith(("}", "^bb")) and stack:
-            if line == "} else {":
+            if line in ("} else {", "} do {"):
                 block = []
                 stack[-1].regions.append(block)
             elif line.startswith("}"):
                 closed = stack.pop()
+                if found and closed.place is None:
+                    closed.place = places.resolve(found[1])
                 if line.startswith("}) : "):
                     closed.source, closed.type = _types(line[5:])
                 block = stack[-1].regions[-1] if stack else body
@@ -154,14 +162,21 @@ class _Places:
 
     def __init__(self, definitions: dict[str, str]):
         self._definitions = definitions
+        self._resolved: dict[str, tuple[str, int] | None] = {}
 
     def resolve(self, name: str) -> tuple[str, int] | None:
-        """File and line of a location, the innermost where functions were inlined."""
-        for _ in range(100):
-            definition = self._definitions.get(name, "")
-            if known := re.search(r'"([^"]+)":(\d+):\d+', definition):
-                return known[1], int(known[2])
-            if not (referred := re.search(r"#loc\d*", definition)):
-                return None
-            name = referred[0]
-        return None
+        """File and line of a location: the innermost where functions were inlined, but for Triton's own."""
+        if name not in self._resolved:
+            self._resolved[name] = self._resolve(name)
+        return self._resolved[name]
+
+    def _resolve(self, name: str) -> tuple[str, int] | None:
+        definition = self._definitions.get(name, "")
+        if known := re.search(r'"([^"]+)":(\d+):\d+', definition):
+            return known[1], int(known[2])
+        place = None
+        for referred in re.findall(r"#loc\d*", definition):
+            place = self.resolve(referred) or place
+            if place is not None and "/triton/language/" not in place[0]:
+                break
+        return place

@@ -19,7 +19,8 @@ from tstn_cpu.host import Host
 from tstn_cpu.ir import Kernel, Operation, Type
 from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, Value, integers, with_rank
 
-NOTHING = ("tt.return", "tt.reduce.return", "scf.yield", "llvm.intr.assume", "tt.assert")
+# A program is run by one thread, which waits for nobody.
+NOTHING = ("tt.return", "tt.reduce.return", "scf.yield", "llvm.intr.assume", "tt.assert", "ttg.barrier", "gpu.barrier")
 
 
 @dataclass
