@@ -20,14 +20,15 @@ SAMPLE = (
     "test_determinism.py::test_no_order_of_programs_changes_a_bit",
     "test_determinism.py::test_the_order_of_programs_matters_without_determinism",
     "test_gather.py::test_no_order_of_programs_changes_a_bit",
-    "test_gather.py::test_shares_of_the_thetas",
     "test_kernels.py::test_no_access_out_of_bounds",
     "test_kernels.py::test_bad_index_reads_nothing",
     "test_spatial_transform.py::test_broadcasting",
-    "test_thin_plate.py::test_a_bad_sample_leaves_the_others_alone",
+    "test_determinism.py::test_every_path_repeats_and_agrees_with_the_oracle[interpreter-spline_lattice-bilinear]",
+    "test_determinism.py::test_every_path_repeats_and_agrees_with_the_oracle[interpreter-projective-bicubic]",
+    "test_determinism.py::test_every_path_repeats_and_agrees_with_the_oracle[interpreter-flow-nearest]",
     "test_custom.py::test_what_looks_at_nothing_has_no_gradient",
 )
-MOST = 150
+LEAST, MOST = 60, 150
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs the interpreter")
@@ -46,4 +47,4 @@ def test_a_sample_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-4000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert 100 <= int(passed[1]) <= MOST
+    assert LEAST <= int(passed[1]) <= MOST

@@ -92,7 +92,12 @@ def _usable(path: Path) -> bool:
 
 
 def _folder() -> Path | None:
-    path = folder()
+    try:
+        path = folder()
+    except RuntimeError as error:
+        # There is no home.
+        warnings.warn(f"compiled kernels are not kept: {error} (set TSTN_CPU_CACHE)", stacklevel=2)
+        return None
     return path if _usable(path) else None
 
 

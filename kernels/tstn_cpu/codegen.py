@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import threading
 from typing import Any
 
@@ -15,6 +16,15 @@ _lock = threading.Lock()
 _names = itertools.count()
 # Of what was loaded, so that it stays; and what loads it.
 _state: dict[str, Any] = {}
+
+
+def _after_fork() -> None:
+    """Whoever held the lock is not in this process."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _machine(level: int) -> Any:

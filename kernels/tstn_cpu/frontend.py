@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ TARGET = GPUTarget("cpu", "cpu", 1)
 
 
 _swapping = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Whoever held the lock is not in this process."""
+    global _swapping
+    _swapping = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Generator(code_generator.CodeGenerator):

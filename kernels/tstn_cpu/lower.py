@@ -445,16 +445,63 @@ alone:
   call void @worker(ptr %job)
   br label %end
 together:
+  %has_team = icmp ne ptr %parallel, null
+  br i1 %has_team, label %theirs, label %own
+theirs:
   call void %parallel(ptr @worker, ptr %job, i32 %threads, i32 0)
+  br label %end
+own:
+  call void @team(ptr %job, i32 %threads)
   br label %end
 end:
   %result = load i64, ptr %into_failed, align 8
   %result32 = trunc i64 %result to i32
   ret i32 %result32
 }}
+{TEAM}
 declare i64 @llvm.smin.i64(i64, i64)"""
 
 
+# Threads for one job, where the process has no team of them. What there is no thread for, the others do.
+TEAM = """define internal ptr @start(ptr %job) {
+start:
+  call void @worker(ptr %job)
+  ret ptr null
+}
+define internal void @team(ptr %job, i32 %threads) {
+start:
+  %handles = alloca i64, i32 %threads
+  br label %create
+create:
+  %i = phi i32 [ 1, %start ], [ %next, %created ]
+  %more = icmp slt i32 %i, %threads
+  br i1 %more, label %one, label %work
+one:
+  %at = getelementptr i64, ptr %handles, i32 %i
+  %error = call i32 @pthread_create(ptr %at, ptr null, ptr @start, ptr %job)
+  %is_made = icmp eq i32 %error, 0
+  br i1 %is_made, label %created, label %work
+created:
+  %next = add i32 %i, 1
+  br label %create
+work:
+  call void @worker(ptr %job)
+  br label %join
+join:
+  %j = phi i32 [ 1, %work ], [ %following, %joined ]
+  %left = icmp slt i32 %j, %i
+  br i1 %left, label %joined, label %end
+joined:
+  %at_j = getelementptr i64, ptr %handles, i32 %j
+  %handle = load i64, ptr %at_j
+  %waited = call i32 @pthread_join(i64 %handle, ptr null)
+  %following = add i32 %j, 1
+  br label %join
+end:
+  ret void
+}
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_join(i64, ptr)"""
 # What a job has before its arguments, in 64 bits each, and what a template has.
 JOB_FIELDS = ("counter", "programs", "columns", "rows_of_unit", "units_of_column", "units", "failed", "frame")
 TEMPLATE_FIELDS = ("programs", "columns")

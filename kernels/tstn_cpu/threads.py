@@ -1,9 +1,10 @@
-"""Several threads for one launch: those of the OpenMP library that is in the process already, or Python's own.
+"""Several threads for one launch: those of the OpenMP library that is in the process already, or some of its own.
 
 A library that computes on threads of its own, as PyTorch does, brings an OpenMP library with it. Its threads wait for
 work, spinning for a while; another pool beside it would take their cores. Its entry point for compilers,
 ``GOMP_parallel(function, data, threads, flags)``, is a function of the ABI of GCC that LLVM's and Intel's libraries have
-too. After a fork its threads are gone, and it would wait for them forever: there Python's threads take their place.
+too. After a fork its threads are gone, and it would wait for them forever: there, and where there is no such library, a
+launch starts threads for itself (``lower.TEAM``), without Python, which may be interrupted or at its end.
 """
 
 from __future__ import annotations
@@ -11,28 +12,20 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-Parallel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-
-_state: dict[str, Any] = {}
+_state: dict[str, int | None] = {}
 
 
-def team() -> int:
-    """The address of a function that runs another on several threads at once."""
-    address = _state.get("team")
-    if address is None:
-        address = _state["team"] = (None if _state.get("forked") else _openmp()) or _python()
-    return address
+def team() -> int | None:
+    """The address of a function that runs another on several threads at once; None if there is no such team."""
+    if "team" not in _state:
+        _state["team"] = _openmp()
+    return _state["team"]
 
 
 def _after_fork() -> None:
-    _state.clear()
-    _state["forked"] = True
+    _state["team"] = None
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -57,24 +50,3 @@ def _loaded_libraries() -> list[str]:
     except OSError:
         return []
     return list(dict.fromkeys(re.findall(r"(/\S.*\.so[.\d]*)$", maps, re.MULTILINE)))
-
-
-def _python() -> int:
-    """The same by Python's threads: the interpreter's lock is not held while they run what is compiled."""
-    address = ctypes.cast(_parallel, ctypes.c_void_p).value
-    assert address is not None
-    return address
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tstn_cpu")
-
-
-@Parallel
-def _parallel(function: int, data: int, many: int, flags: int) -> None:
-    run = Function(function)
-    others = [_pool(os.getpid()).submit(run, data) for _ in range(many - 1)]
-    run(data)
-    for other in others:
-        other.result()
