@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tstn_cpu
 from tstn_cpu import Memory, launch
 
 ELEMENTS = {
@@ -47,6 +52,54 @@ def run(
     """Launch a kernel; arrays become memory, ``how`` has options of the launch."""
     given = [memory(a) if isinstance(a, (np.ndarray, BFloat16)) else a for a in arguments]
     launch(kernel, programs, given, constexprs, checked=checked, **(how or {}))
+
+
+# A kernel, and its launch, in a module that needs neither NumPy nor this one.
+ALONE = """
+import array
+import triton
+import triton.language as tl
+from tstn_cpu import Memory, launch
+
+
+@triton.jit
+def add_kernel(x, y, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(x + i, tl.load(x + i, mask=i < n) + y, mask=i < n)
+
+
+def works(block=4, many=2, y=1.5):
+    numbers = array.array("f", range(8))
+    memory = Memory(numbers.buffer_info()[0], "f32", (8,), (1,))
+    launch(add_kernel, -(-8 // block), [memory, y, 7], {"B": block}, many=many)
+    assert list(numbers) == [i + y for i in range(7)] + [7], numbers
+    return True
+"""
+
+
+def python(folder: Path, code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A process that has a kernel in ``cpu_kernel_alone``, in the middle of its run."""
+    module = folder / "cpu_kernel_alone.py"
+    if not module.exists():
+        module.write_text(ALONE)
+    paths = [str(folder), str(Path(tstn_cpu.__file__).parent.parent)]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def printed(process: subprocess.Popen[str]) -> str:
+    """What a process says, which has to end well."""
+    try:
+        out, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    return out
 
 
 def to_bfloat16(values: np.ndarray) -> BFloat16:

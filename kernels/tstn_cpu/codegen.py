@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
 import os
 import threading
@@ -12,19 +13,15 @@ from llvmlite import binding
 
 from tstn_cpu.host import host
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+# A fork waits for what is being compiled: in the child, locks of LLVM's would stay locked.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _names = itertools.count()
 # Of what was loaded, so that it stays; and what loads it.
 _state: dict[str, Any] = {}
 
 
-def _after_fork() -> None:
-    """Whoever held the lock is not in this process."""
-    global _lock
-    _lock = threading.Lock()
 
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _machine(level: int) -> Any:
@@ -42,29 +39,39 @@ def _machine(level: int) -> Any:
 def object_code(text: str, *, quick: bool = False) -> bytes:
     """Compile LLVM's text; ``quick``: code that takes longer to run than to make."""
     with _lock:
-        machine = _machine(0 if quick else 2)
-        context = binding.create_context()
-        module = binding.parse_assembly(text, context)
-        module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        options = binding.create_pipeline_tuning_options(speed_level=1 if quick else 2)
-        options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
-        builder = binding.create_pass_builder(machine, options)
-        builder.getModulePassManager().run(module, builder)
-        return machine.emit_object(module)
+        return _object_code(text, quick)
+
+
+def _object_code(text: str, quick: bool) -> bytes:
+    """With the lock, also while what LLVM made for it is given back."""
+    machine = _machine(0 if quick else 2)
+    context = binding.create_context()
+    module = binding.parse_assembly(text, context)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    options = binding.create_pipeline_tuning_options(speed_level=1 if quick else 2)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module)
 
 
 def load(code: bytes, symbol: str) -> int:
-    """The address of a function of some object code, which stays in memory."""
+    """The address of a function of some object code, which stays in memory, once."""
     with _lock:
-        if "jit" not in _state:
-            binding.initialize_native_target()
-            binding.initialize_native_asmprinter()
-            _state["jit"] = binding.create_lljit_compiler()
-            _state["loaded"] = []
+        return _load(code, symbol)
+
+
+def _load(code: bytes, symbol: str) -> int:
+    if "jit" not in _state:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        _state["jit"] = binding.create_lljit_compiler()
+        _state["loaded"] = {}
+    loaded, key = _state["loaded"], hashlib.sha256(code).digest()
+    if key not in loaded:
         library = binding.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(symbol)
-        tracker = library.link(_state["jit"], f"kernel{next(_names)}")
-        _state["loaded"].append(tracker)
-        return tracker[symbol]
+        loaded[key] = library.link(_state["jit"], f"kernel{next(_names)}")
+    return loaded[key][symbol]
 
 
 def function(address: int, *arguments: Any) -> Any:

@@ -102,16 +102,9 @@ def _backend() -> Backend:
 TARGET = GPUTarget("cpu", "cpu", 1)
 
 
-_swapping = threading.Lock()
-
-
-def _after_fork() -> None:
-    """Whoever held the lock is not in this process."""
-    global _swapping
-    _swapping = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_swapping = threading.RLock()
+# A fork waits, as it does for LLVM.
+os.register_at_fork(before=_swapping.acquire, after_in_parent=_swapping.release, after_in_child=_swapping.release)
 
 
 class _Generator(code_generator.CodeGenerator):
