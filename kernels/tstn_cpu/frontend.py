@@ -161,13 +161,18 @@ def _quick() -> Iterator[None]:
 
 def ttir(kernel_source: ASTSource) -> str:
     """The kernel's text before layouts are chosen, with the places in the source that it comes from."""
+    with _quick():
+        return _ttir(kernel_source)
+
+
+def _ttir(kernel_source: ASTSource) -> str:
+    """With the lock, also while what MLIR made for it is given back."""
     backend = _backend()
     options = backend.parse_options({})
     context = ir.context()
     ir.load_dialects(context)
     functions = backend.get_codegen_implementation(options)
-    with _quick():
-        module = kernel_source.make_ir(TARGET, options, functions, backend.get_module_map(), context)
+    module = kernel_source.make_ir(TARGET, options, functions, backend.get_module_map(), context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, options)
     return str(stages["ttir"](module, {}))
