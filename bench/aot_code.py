@@ -19,6 +19,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
+from tstn_cpu.frontend import quick_front_end
 
 from bench.aot_cases import Case, launches
 from tstn._launch import Launch, warps
@@ -99,7 +100,8 @@ def specialize(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, 
 def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     """Compile a launch and read what came out."""
     source, options = specialize(launch, target)
-    kernel = triton.compile(source, target=target, options=options)
+    with quick_front_end():
+        kernel = triton.compile(source, target=target, options=options)
     sizes = launch.constexprs
     blocks = ("BLOCK",), ("BLOCK_ROWS", "BLOCK_M"), ("TILE_H", "TILE_W", "BLOCK_C")
     elements = next(math.prod(sizes[name] for name in names) for names in blocks if names[0] in sizes)

@@ -16,9 +16,9 @@ import triton
 import tstn_kernels
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from tstn_cpu.ir import Kernel, parse
 
 from bench.aot_code import SASS_LINE, SASS_WIDTHS, specialize
-from tstn_cpu.ir import Kernel, parse
 from tstn._launch import Launch
 
 Place = tuple[str, int]

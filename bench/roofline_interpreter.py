@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tstn_cpu.ir import ACCESSES, SIZES, Kernel, Operation, Type
 
 Array = NDArray[Any]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tstn_cpu.ir import ACCESSES, SIZES, Operation
 
 from bench.roofline_code import Compiled, Site
 from bench.roofline_interpreter import DTYPES, Memory
-from tstn_cpu.ir import ACCESSES, SIZES, Operation
 from bench.roofline_lanes import requests
 
 Array = NDArray[Any]

@@ -159,7 +159,7 @@ def tiles(case: Case) -> Iterator[None]:
 
 @contextmanager
 def gathering() -> Iterator[None]:
-    """On the CPU, the input's gradient is gathered where it can be, and sums are atomic or in fixed point, as on GPUs."""
+    """On the CPU, gradients of inputs are gathered where they can be, and sums atomic or in fixed point, as on GPUs."""
     whole = _configs.CPU
     _configs.CPU = replace(whole, gathers=True, exclusive=False)
     _plan.forget()

@@ -22,7 +22,7 @@ if INTERPRETED:
 
     interpreter.speed_up()
 
-import tstn
+import tstn  # noqa: E402
 
 
 class Place(NamedTuple):

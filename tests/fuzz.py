@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     _prepare(arguments.interpreted)
 
-    import cases
-
     log = _Log(arguments)
     rng = random.Random(arguments.seed)
     drawn = list(enumerate(_drawn(rng, arguments.configurations, arguments.variations)))
@@ -59,10 +57,11 @@ def main(argv: list[str] | None = None) -> int:
 def _drawn(rng: random.Random, configurations: int, variations: int) -> Iterator[Case]:
     import cases
 
-    for number in range(configurations):
-        if number % variations == 0:
-            kind = cases.draw(rng)
-        yield kind if number % variations == 0 else cases.vary(kind, rng)
+    for start in range(0, configurations, variations):
+        kind = cases.draw(rng)
+        yield kind
+        for _ in range(min(variations, configurations - start) - 1):
+            yield cases.vary(kind, rng)
 
 
 class _Log:

@@ -212,7 +212,10 @@ def test_info_says_why(choice: str) -> None:
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("cpu ")]
     assert "interpreter" not in line
-    expected = {"torch": "torch    TSTN_BACKEND=torch asks for it", "triton": "triton   TSTN_BACKEND=triton asks for it"}
+    expected = {
+        "torch": "torch    TSTN_BACKEND=torch asks for it",
+        "triton": "triton   TSTN_BACKEND=triton asks for it",
+    }
     assert expected[choice] in line
 
 

@@ -14,7 +14,6 @@ import tstn
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
 
 
-
 @pytest.fixture(autouse=True)
 def _gathering():
     with cases.gathering():

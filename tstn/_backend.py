@@ -57,7 +57,7 @@ def why_not_native() -> str | None:
     return tstn_cpu.why_not()
 
 
-# What torch.compiler.assume_constant_result sets, which imports the compiler: torch.compile does not follow the imports.
+# What torch.compiler.assume_constant_result sets, which imports the compiler; torch.compile then follows no imports.
 why_not_native._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

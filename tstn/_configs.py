@@ -104,8 +104,6 @@ CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4)
 CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16)
 
 
-
-
 @dataclass(frozen=True)
 class Work:
     """What a kernel is to do, as far as its configuration depends on it."""

@@ -696,11 +696,10 @@ def _cut(
         config = _config(operands, warp, "carried", fixed)
         groups, across, tiles, parts = dealt(config)
     carried = few and parts < tiles
-    run = operands.place.channels_per_program(
-        config, groups * parts, channels, _over_channels(operands), splittable
-    )
+    run = operands.place.channels_per_program(config, groups * parts, channels, _over_channels(operands), splittable)
     if splits > 1 and splittable:
-        run = min(run, -(--(-channels // config.block_c) // splits) * config.block_c)
+        blocks = -(-channels // config.block_c)
+        run = min(run, -(-blocks // splits) * config.block_c)
     return _Cut(config, groups, across, tiles, parts, carried, -(-channels // run), run)
 
 

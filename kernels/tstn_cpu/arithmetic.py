@@ -159,7 +159,9 @@ def library_call(lowering: Lowering, name: str, operands: list[Tensor], element:
     count, kind, result_kind = prod(stored), REGISTER[operands[0].element], REGISTER[element]
     result = "poison"
     for lane in range(count):
-        lanes = [ref if count == 1 else lowering.once(f"extractelement <{count} x {kind}> {ref}, i64 {lane}") for ref in refs]
+        lanes = [
+            ref if count == 1 else lowering.once(f"extractelement <{count} x {kind}> {ref}, i64 {lane}") for ref in refs
+        ]
         value = lowering.intrinsic(name, result_kind, [(kind, ref) for ref in lanes])
         if count == 1:
             return Tensor(element, shape, stored, value)
@@ -220,7 +222,10 @@ def _to_odd(lowering: Lowering, tensor: Tensor) -> Tensor:
     near = lowering.once(f"fptrunc {wide} {tensor.ref} to {narrow}")
     back = lowering.once(f"fpext {narrow} {near} to {wide}")
     inexact = lowering.once(f"fcmp one {wide} {back}, {tensor.ref}")
-    sizes = [lowering.intrinsic(f"llvm.fabs.{'' if count == 1 else f'v{count}'}f64", wide, [(wide, r)]) for r in (back, tensor.ref)]
+    sizes = [
+        lowering.intrinsic(f"llvm.fabs.{'' if count == 1 else f'v{count}'}f64", wide, [(wide, r)])
+        for r in (back, tensor.ref)
+    ]
     over = lowering.once(f"fcmp ogt {wide} {sizes[0]}, {sizes[1]}")
     pattern = lowering.once(f"bitcast {narrow} {near} to {bits}")
     less = lowering.once(f"sext {register('i1', count)} {over} to {bits}")
@@ -350,7 +355,7 @@ def whole_numbers(lowering: Lowering, op: Operation, operands: list[Tensor]) -> 
 
 
 def _safe_divisor(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor:
-    """1 in place of what a CPU traps at, be it in a lane that nobody asks for: 0, and -1 where the quotient overflows."""
+    """1 in place of what a CPU traps at, in whatever lane: 0, and -1 where the quotient overflows."""
     is_signed = name in ("arith.divsi", "arith.remsi")
     if y.constant is not None and y.constant not in ((0, -1) if is_signed else (0,)):
         return y
@@ -407,7 +412,14 @@ def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | No
         value = plain if x.ref == "0" else elementwise(lowering, [plain, by], x.element, "mul")
         steps = x.steps.each(lambda step: step * factor)
         return Tensor(x.element, shape, value.stored, value.ref, steps.of(x.element))
-    if name in STEPPED and b is not None and b > 0 and x.ref == "0" and x.steps is not None and min(x.steps.values) >= 0:
+    if (
+        name in STEPPED
+        and b is not None
+        and b > 0
+        and x.ref == "0"
+        and x.steps is not None
+        and min(x.steps.values) >= 0
+    ):
         function, known = STEPPED[name], b
         return Tensor(x.element, shape, x.stored, "0", x.steps.each(lambda step: function(step, known)))
     return None
@@ -478,7 +490,9 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
     if steps is not None and tensor.constant is None and tensor.ref.lstrip("-").isdigit():
         ref = tensor.ref
     else:
-        ref = lowering.once(f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}")
+        ref = lowering.once(
+            f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}"
+        )
     result = Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
     # Of numbers that an integer does not hold.
     return _frozen(lowering, result) if name in ("arith.fptosi", "arith.fptoui") else result

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tstn_cpu.lower import Lowering
 
 
-
 @dataclass
 class Site:
     """An access to memory, as an error names it."""
@@ -31,8 +30,8 @@ class Site:
 # byte is from the first element, sizes and strides.
 AXES = 8
 EXTENT = 3 + 2 * AXES
-# The first numbers of a frame: whether something was outside, where in the code, how far from the tensor's first element,
-# and which of the kernel's parameters it was.
+# The first numbers of a frame: whether something was outside, where in the code, how far from the tensor's first
+# element, and which of the kernel's parameters it was.
 RECORD = 4
 
 
@@ -96,7 +95,9 @@ def guard(lowering: Lowering, pointer: Pointer, mask: Tensor | None, stored: Sha
     lowering.line(f"store {wide} {places}, ptr {place_slot}")
     lowering.line(f"store {register('i8', count)} {on}, ptr {on_slot}")
     lowering.helpers["outside"] = OUTSIDE
-    arguments = f"ptr {place_slot}, ptr {on_slot}, i32 {count}, i64 {size}, ptr %frame, i64 {pointer.origin}, i64 {site}"
+    arguments = (
+        f"ptr {place_slot}, ptr {on_slot}, i32 {count}, i64 {size}, ptr %frame, i64 {pointer.origin}, i64 {site}"
+    )
     bad = lowering.set(f"call i1 @outside({arguments})")
     leave, stay = lowering.label("leave"), lowering.label("stay")
     lowering.branch_if(bad, leave, stay)

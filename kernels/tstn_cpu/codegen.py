@@ -21,9 +21,6 @@ _names = itertools.count()
 _state: dict[str, Any] = {}
 
 
-
-
-
 def _machine(level: int) -> Any:
     """LLVM's description of this CPU, for code of some level of optimisation."""
     name = f"machine{level}"

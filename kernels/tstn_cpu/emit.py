@@ -152,7 +152,9 @@ class Emitter:
         if ref[0] != "%":
             return "zeroinitializer" if ref == "0" else "<" + ", ".join([f"{kind} {ref}"] * count) + ">"
         one = self.once(f"insertelement <{count} x {kind}> poison, {kind} {ref}, i64 0")
-        return self.once(f"shufflevector <{count} x {kind}> {one}, <{count} x {kind}> poison, <{count} x i32> zeroinitializer")
+        return self.once(
+            f"shufflevector <{count} x {kind}> {one}, <{count} x {kind}> poison, <{count} x i32> zeroinitializer"
+        )
 
     def part(self, kind: str, ref: str, count: int, first: int, size: int) -> str:
         """Neighbouring lanes of a vector."""

@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton.language as language
 from triton._C.libtriton import ir, passes
@@ -22,6 +22,7 @@ from triton.compiler import code_generator
 from triton.compiler.compiler import ASTSource
 
 from tstn_cpu import libdevice
+
 
 @dataclass(frozen=True)
 class Options:
@@ -148,8 +149,8 @@ class _Generator(code_generator.CodeGenerator):
 
 
 @contextlib.contextmanager
-def _quick() -> Iterator[None]:
-    """Triton's front end with this generator."""
+def quick_front_end() -> Iterator[None]:
+    """Triton's front end with this generator, whose results are the same."""
     with _swapping:
         usual = code_generator.CodeGenerator
         code_generator.CodeGenerator = _Generator
@@ -161,7 +162,7 @@ def _quick() -> Iterator[None]:
 
 def ttir(kernel_source: ASTSource) -> str:
     """The kernel's text before layouts are chosen, with the places in the source that it comes from."""
-    with _quick():
+    with quick_front_end():
         return _ttir(kernel_source)
 
 

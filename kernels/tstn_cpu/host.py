@@ -33,7 +33,9 @@ def host() -> Host:
     features = binding.get_host_cpu_features()
     wide = features.get("avx512f", False) and features.get("avx512vl", False) and features.get("avx512bw", False)
     attributes = '"prefer-vector-width"="512" "min-legal-vector-width"="512"' if wide else ""
-    return Host(binding.get_host_cpu_name(), features.flatten(), bool(features.get("avx2", False)), bool(wide), attributes)
+    return Host(
+        binding.get_host_cpu_name(), features.flatten(), bool(features.get("avx2", False)), bool(wide), attributes
+    )
 
 
 @lru_cache(maxsize=1)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tstn_cpu import cache, threads
-from tstn_cpu.errors import OutOfBoundsError
 from tstn_cpu.checks import EXTENT, RECORD, Site, extent
+from tstn_cpu.errors import OutOfBoundsError
 from tstn_cpu.host import host
 from tstn_cpu.values import BYTES, FLOATS
 
@@ -113,7 +113,8 @@ def compiled(
     Raises:
         UnsupportedOperationError: Naming an operation that cannot be run on a CPU, and its line.
     """
-    from tstn_cpu import codegen, specialize as specialized
+    from tstn_cpu import codegen
+    from tstn_cpu import specialize as specialized
 
     kinds = [specialized.Pointer(a.element) if isinstance(a, Memory) else a for a in arguments]
     source = specialized.source(kernel, kinds, constexprs, specialize)

@@ -17,7 +17,7 @@ from tstn_cpu.emit import Emitter
 from tstn_cpu.errors import UnsupportedOperationError
 from tstn_cpu.host import Host
 from tstn_cpu.ir import Kernel, Operation, Type
-from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, Value, integers, with_rank
+from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, Value, integers
 
 # A program is run by one thread, which waits for nobody.
 NOTHING = ("tt.return", "tt.reduce.return", "scf.yield", "llvm.intr.assume", "tt.assert", "ttg.barrier", "gpu.barrier")
@@ -211,7 +211,9 @@ class Lowering(Emitter):
         origin = x.origin
         if self.checked and x.origin != y.origin:
             origin = self.once(f"select i1 {condition.ref}, i64 {x.origin}, i64 {y.origin}")
-        return Pointer(x.element, (), self.once(f"select i1 {condition.ref}, ptr {a.base}, ptr {b.base}"), origin=origin)
+        return Pointer(
+            x.element, (), self.once(f"select i1 {condition.ref}, ptr {a.base}, ptr {b.base}"), origin=origin
+        )
 
     def _tensor_result(self, op: Operation, operands: list[Tensor]) -> Value | None:
         name, kind = op.name, op.type
@@ -241,7 +243,12 @@ class Lowering(Emitter):
         if name == "tt.cat":
             return shapes.concatenate(self, first, operands[1], shape)
         if name == "tt.unsplat":
-            return Tensor(first.element, (), (), self.part(REGISTER[first.element], self.whole(first).ref, prod(self.stored(first)), 0, 1))
+            return Tensor(
+                first.element,
+                (),
+                (),
+                self.part(REGISTER[first.element], self.whole(first).ref, prod(self.stored(first)), 0, 1),
+            )
         if name == "tt.dot":
             return shapes.dot(self, *operands[:3])
         if name == "tt.extern_elementwise":

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 from tstn_cpu.arithmetic import elementwise
 from tstn_cpu.ir import Operation
-from tstn_cpu.values import BYTES, HALVES, REGISTER, Pointer, Shape, Tensor, broadcast_shapes, integers, register, with_rank
+from tstn_cpu.values import (
+    BYTES,
+    HALVES,
+    REGISTER,
+    Pointer,
+    Shape,
+    Tensor,
+    broadcast_shapes,
+    integers,
+    register,
+    with_rank,
+)
 
 if TYPE_CHECKING:
     from tstn_cpu.lower import Lowering
@@ -73,7 +85,7 @@ def has_rows(pointer: Pointer, stored: Shape) -> bool:
     if pointer.offset is not None and with_rank(pointer.offset.stored, len(stored))[-1] != 1:
         return False
     values, length = pointer.steps.over(stored).values, stored[-1]
-    return all(b == a + 1 for i, (a, b) in enumerate(zip(values, values[1:], strict=False)) if (i + 1) % length)
+    return all(b == a + 1 for i, (a, b) in enumerate(pairwise(values)) if (i + 1) % length)
 
 
 def _memory_kind(element: str) -> str:
@@ -184,7 +196,12 @@ def _load_rows(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others
             passed = lowering.splat(kind, "0", length)
             if other is not None and other != "zeroinitializer":
                 passed = _to_memory(lowering, element, other, length)
-            arguments = [("ptr", address), ("i32", str(BYTES[element])), (f"<{length} x i1>", rows.of(row) or ""), (vector, passed)]
+            arguments = [
+                ("ptr", address),
+                ("i32", str(BYTES[element])),
+                (f"<{length} x i1>", rows.of(row) or ""),
+                (vector, passed),
+            ]
             piece = lowering.intrinsic(f"llvm.masked.load.v{length}{kind_suffix(kind)}.p0", vector, arguments)
             pieces.append(_from_memory(lowering, element, piece, length))
             continue
@@ -248,7 +265,9 @@ def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: 
     offsets, offset_element = offsets_of(lowering, pointer, stored)
     if BYTES[element] >= 4:
         passed = others or lowering.splat(kind, "0", count)
-        return masked_gather(lowering, kind, pointer.base, kind, offsets, offset_element, lanes, passed, count, BYTES[element])
+        return masked_gather(
+            lowering, kind, pointer.base, kind, offsets, offset_element, lanes, passed, count, BYTES[element]
+        )
     value = _gather_narrow(lowering, pointer, offsets, offset_element, lanes, count)
     value = _from_memory(lowering, element, value, count)
     if others is None or others == "zeroinitializer":
@@ -258,7 +277,16 @@ def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: 
 
 
 def masked_gather(
-    lowering: Lowering, kind: str, base: str, step: str, offsets: str, offset_element: str, lanes: str, passed: str, count: int, align: int
+    lowering: Lowering,
+    kind: str,
+    base: str,
+    step: str,
+    offsets: str,
+    offset_element: str,
+    lanes: str,
+    passed: str,
+    count: int,
+    align: int,
 ) -> str:
     """``kind`` is what is loaded, ``step`` what offsets count."""
     if lowering.host.scatters and offset_element == "i32":
@@ -291,9 +319,19 @@ def _avx512_gather(
             if many < size:
                 padding = "zeroinitializer"
                 order = [*range(many), *[many] * (size - many)]
-                piece = lowering.shuffle(of, piece, many, order, padding) if many > 1 else _padded(lowering, of, piece, size)
+                piece = (
+                    lowering.shuffle(of, piece, many, order, padding)
+                    if many > 1
+                    else _padded(lowering, of, piece, size)
+                )
             pieces.append(piece)
-        arguments = [(vector, pieces[0]), ("ptr", base), (index, pieces[1]), (mask, pieces[2]), ("i32", str(STEP_BYTES[step]))]
+        arguments = [
+            (vector, pieces[0]),
+            ("ptr", base),
+            (index, pieces[1]),
+            (mask, pieces[2]),
+            ("i32", str(STEP_BYTES[step])),
+        ]
         ref = lowering.intrinsic(name, vector, arguments)
         parts.append(ref if many == size else lowering.part(kind, ref, size, 0, many))
     return lowering.joined(kind, parts, min(size, count))
@@ -303,7 +341,9 @@ def _padded(lowering: Lowering, kind: str, ref: str, size: int) -> str:
     return lowering.set(f"insertelement <{size} x {kind}> zeroinitializer, {kind} {ref}, i64 0")
 
 
-def _gather_narrow(lowering: Lowering, pointer: Pointer, offsets: str, offset_element: str, lanes: str, count: int) -> str:
+def _gather_narrow(
+    lowering: Lowering, pointer: Pointer, offsets: str, offset_element: str, lanes: str, count: int
+) -> str:
     """Bytes and half types, from the words of 32 bits that they lie in, which hardware can gather.
 
     An aligned word that holds one byte of a tensor is no fault to read, and what else is in it does not matter.
@@ -374,7 +414,9 @@ def store(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, ma
         _scatter(lowering, pointer, values, lanes_on(lowering, mask, stored), stored)
 
 
-def _store_row(lowering: Lowering, kind: str, size: int, part: str, address: str, lanes: str | None, length: int) -> None:
+def _store_row(
+    lowering: Lowering, kind: str, size: int, part: str, address: str, lanes: str | None, length: int
+) -> None:
     vector = f"<{length} x {kind}>"
     if lanes is None:
         lowering.line(f"store {vector} {part}, ptr {address}, align {size}")
@@ -410,7 +452,12 @@ def _scatter(lowering: Lowering, pointer: Pointer, values: str, lanes: str, stor
     offsets, offset_element = offsets_of(lowering, pointer, stored)
     if size >= 4 and lowering.host.scatters:
         at = lowering.once(f"getelementptr {kind}, ptr {pointer.base}, {register(offset_element, count)} {offsets}")
-        arguments = [(f"<{count} x {kind}>", values), (f"<{count} x ptr>", at), ("i32", str(size)), (f"<{count} x i1>", lanes)]
+        arguments = [
+            (f"<{count} x {kind}>", values),
+            (f"<{count} x ptr>", at),
+            ("i32", str(size)),
+            (f"<{count} x i1>", lanes),
+        ]
         lowering.intrinsic(f"llvm.masked.scatter.v{count}{kind_suffix(kind)}.v{count}p0", "void", arguments)
         return
     body = f"  store {kind} %value, ptr %at, align {size}"
@@ -455,8 +502,11 @@ def _lane_by_lane(
 
 
 def _lane_loop(name: str, kind: str, offset_element: str, body: str, keeps_old: bool) -> str:
-    keep = f"  %keep = getelementptr {kind}, ptr %olds, i64 %lane\n  store {kind} %old, ptr %keep\n" if keeps_old else ""
-    return f"""define internal void @{name}(ptr %base, ptr %offsets, ptr %values, i64 %bits{', ptr %olds' if keeps_old else ''}) {{
+    keep = (
+        f"  %keep = getelementptr {kind}, ptr %olds, i64 %lane\n  store {kind} %old, ptr %keep\n" if keeps_old else ""
+    )
+    olds = ", ptr %olds" if keeps_old else ""
+    return f"""define internal void @{name}(ptr %base, ptr %offsets, ptr %values, i64 %bits{olds}) {{
 start:
   %any = icmp ne i64 %bits, 0
   br i1 %any, label %loop, label %end
@@ -545,7 +595,12 @@ def _add_rows(lowering: Lowering, pointer: Pointer, values: str, mask: Tensor | 
             if lanes is None:
                 before = lowering.set(f"load {vector}, ptr {address}, align {size}")
             else:
-                arguments = [("ptr", address), ("i32", str(size)), (f"<{length} x i1>", lanes), (vector, "zeroinitializer")]
+                arguments = [
+                    ("ptr", address),
+                    ("i32", str(size)),
+                    (f"<{length} x i1>", lanes),
+                    (vector, "zeroinitializer"),
+                ]
                 before = lowering.intrinsic(f"llvm.masked.load.v{length}{kind_suffix(kind)}.p0", vector, arguments)
             after = lowering.set(f"{instruction} {vector} {before}, {part}")
             _store_row(lowering, kind, size, after, address, lanes, length)
@@ -561,7 +616,10 @@ def _combination(kind_of: str, element: str, kind: str, size: int, exclusive: bo
     lines = [f"  %old = load {kind}, ptr %at, align {size}"]
     if kind_of in ("max", "min", "umax", "umin"):
         predicate = {"max": "sgt", "min": "slt", "umax": "ugt", "umin": "ult"}[kind_of]
-        lines += [f"  %wins = icmp {predicate} {kind} %value, %old", f"  %new = select i1 %wins, {kind} %value, {kind} %old"]
+        lines += [
+            f"  %wins = icmp {predicate} {kind} %value, %old",
+            f"  %new = select i1 %wins, {kind} %value, {kind} %old",
+        ]
     elif kind_of == "exch":
         lines.append(f"  %new = select i1 true, {kind} %value, {kind} %old")
     else:

@@ -15,8 +15,9 @@ BARRIERS = ("tt.store", "tt.atomic_cas", "scf.for", "scf.if", "scf.while", "tt.r
 
 
 def segments(operations: list[Operation]) -> Iterator[list[Operation]]:
-    """Runs of operations that write nothing; runs of sums to memory, with what neither loads nor waits for one of them
-    in between; and the others one by one.
+    """Runs of operations that write nothing, runs of sums to memory, and the others one by one.
+
+    Between sums there may be what neither loads nor waits for one of them.
     """
     run: list[Operation] = []
     sums: set[str] = set()

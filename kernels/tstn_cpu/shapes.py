@@ -167,7 +167,7 @@ def reduce(lowering: Lowering, op: Operation, operands: list[Tensor]) -> list[Te
 
 
 def dot(lowering: Lowering, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a @ b + c, row by row of the result, in float32 or wider; of one pair of matrices, or of several."""
+    """A @ b + c, row by row of the result, in float32 or wider; of one pair of matrices, or of several."""
     *batch, rows, inner = a.shape
     columns, count = b.shape[-1], prod(batch)
     element = c.element

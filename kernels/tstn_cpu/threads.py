@@ -2,9 +2,9 @@
 
 A library that computes on threads of its own, as PyTorch does, brings an OpenMP library with it. Its threads wait for
 work, spinning for a while; another pool beside it would take their cores. Its entry point for compilers,
-``GOMP_parallel(function, data, threads, flags)``, is a function of the ABI of GCC that LLVM's and Intel's libraries have
-too. After a fork its threads are gone, and it would wait for them forever: there, and where there is no such library, a
-launch starts threads for itself (``lower.TEAM``), without Python, which may be interrupted or at its end.
+``GOMP_parallel(function, data, threads, flags)``, is a function of the ABI of GCC that LLVM's and Intel's libraries
+have too. After a fork its threads are gone, and it would wait for them forever: there, and where there is no such
+library, a launch starts threads for itself (``lower.TEAM``), without Python, which may be interrupted or at its end.
 """
 
 from __future__ import annotations

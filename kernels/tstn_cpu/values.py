@@ -101,7 +101,7 @@ class Steps:
     @property
     def are_small(self) -> bool:
         """Whether a sum with them is taken not to overflow 32 bits: as numbers of places in memory are not meant to."""
-        return -SMALL < min(self.values) and max(self.values) < SMALL
+        return min(self.values) > -SMALL and max(self.values) < SMALL
 
     def __add__(self, other: Steps) -> Steps:
         shape = broadcast_shapes(self.shape, other.shape)
