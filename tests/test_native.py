@@ -149,7 +149,7 @@ import torch, tstn
 from tstn_cpu import cache
 rng = random.Random(0)
 for _ in range(40):
-    n, c = rng.randint(1, 6), rng.choice((1, 2, 3, 4, 5, 8, 13, 32))
+    n, c = rng.randint(1, 6), rng.choice((1, 3, 5, 8, 13))
     shape = (n, c, rng.randint(1, 70), rng.randint(1, 70))
     x = torch.rand(shape, requires_grad=True)
     theta = torch.eye(2, 3).repeat(n, 1, 1).requires_grad_()
@@ -166,7 +166,7 @@ def test_compilations_do_not_depend_on_the_shape(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     compilations = dict(re.findall(r"'(\w+)': (\d+)", done.stdout))
     assert {"sample_forward_kernel", "sample_backward_kernel"} <= compilations.keys()
-    assert max(map(int, compilations.values())) <= 10
+    assert max(map(int, compilations.values())) <= 5
 
 
 def test_plans_do_not_hold_on_to_memory() -> None:
