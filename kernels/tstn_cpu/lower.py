@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NoReturn
 
-from tstn_cpu import arithmetic, checks, control, memory, neighbours, schedule, shapes
+from tstn_cpu import arithmetic, atomics, checks, control, memory, neighbours, schedule, shapes
 from tstn_cpu.checks import Site
 from tstn_cpu.emit import Emitter
 from tstn_cpu.errors import UnsupportedOperationError
@@ -90,7 +90,7 @@ class Lowering(Emitter):
             for access in accesses:
                 if access not in together:
                     assert access.value is not None
-                    access.result = memory.atomic(self, access.op, access.pointer, access.value, access.mask)
+                    access.result = atomics.atomic(self, access.op, access.pointer, access.value, access.mask)
         for access in accesses:
             if access.result is not None:
                 self.environment[access.op.results[0]] = access.result

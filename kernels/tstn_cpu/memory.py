@@ -1,4 +1,4 @@
-"""Loads, stores and atomic operations.
+"""Loads and stores.
 
 Addresses are a scalar, offsets of lanes, and steps that are known. Where steps follow each other along the last axis,
 and nothing else differs there, each row is one access to contiguous memory; else lanes are gathered and scattered.
@@ -6,7 +6,6 @@ and nothing else differs there, each row is one access to contiguous memory; els
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
@@ -16,7 +15,6 @@ from tstn_cpu.arithmetic import elementwise
 from tstn_cpu.ir import Operation
 from tstn_cpu.values import (
     BYTES,
-    HALVES,
     REGISTER,
     Pointer,
     Shape,
@@ -88,11 +86,11 @@ def has_rows(pointer: Pointer, stored: Shape) -> bool:
     return all(b == a + 1 for i, (a, b) in enumerate(pairwise(values)) if (i + 1) % length)
 
 
-def _memory_kind(element: str) -> str:
+def memory_kind(element: str) -> str:
     return "i8" if element == "i1" else REGISTER[element]
 
 
-def _from_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
+def from_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
     """Truth values lie in bytes."""
     if element != "i1":
         return ref
@@ -100,7 +98,7 @@ def _from_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
     return lowering.once(f"icmp ne {register('i8', count)} {ref}, {zero}")
 
 
-def _to_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
+def to_memory(lowering: Lowering, element: str, ref: str, count: int) -> str:
     if element != "i1":
         return ref
     return lowering.once(f"zext {register('i1', count)} {ref} to {register('i8', count)}")
@@ -122,17 +120,17 @@ def load(lowering: Lowering, pointer: Pointer, mask: Tensor | None, other: Tenso
 def _load_one(lowering: Lowering, pointer: Pointer, mask: str | None, other: str | None) -> str:
     address = lowering.moved(pointer.base, pointer.element, str(pointer.steps.first), "i64")
     element = pointer.element
-    kind = _memory_kind(element)
+    kind = memory_kind(element)
     if mask is None or mask == "true":
-        return _from_memory(lowering, element, lowering.set(f"load {kind}, ptr {address}, align {BYTES[element]}"), 1)
+        return from_memory(lowering, element, lowering.set(f"load {kind}, ptr {address}, align {BYTES[element]}"), 1)
     address = lowering.set(f"select i1 {mask}, ptr {address}, ptr @zeros")
-    value = _from_memory(lowering, element, lowering.set(f"load {kind}, ptr {address}, align {BYTES[element]}"), 1)
+    value = from_memory(lowering, element, lowering.set(f"load {kind}, ptr {address}, align {BYTES[element]}"), 1)
     if other is None:
         return value
     return lowering.set(f"select i1 {mask}, {REGISTER[element]} {value}, {REGISTER[element]} {other}")
 
 
-def _addresses(lowering: Lowering, pointer: Pointer, stored: Shape) -> list[str]:
+def addresses(lowering: Lowering, pointer: Pointer, stored: Shape) -> list[str]:
     """Of each row's first lane."""
     rows = (*stored[:-1], 1)
     steps = pointer.steps.over(stored).values[:: stored[-1]]
@@ -151,7 +149,7 @@ def _addresses(lowering: Lowering, pointer: Pointer, stored: Shape) -> list[str]
     return addresses
 
 
-class _Rows:
+class Rows:
     """A mask, row by row: a bit for all of a row, or one for each lane."""
 
     def __init__(self, lowering: Lowering, mask: Tensor | None, stored: Shape):
@@ -185,31 +183,31 @@ class _Rows:
 
 def _load_rows(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: str | None, stored: Shape) -> str:
     element, length = pointer.element, stored[-1]
-    kind = _memory_kind(element)
+    kind = memory_kind(element)
     vector = f"<{length} x {kind}>"
-    rows = _Rows(lowering, mask, stored)
+    rows = Rows(lowering, mask, stored)
     lowering.zeros = max(lowering.zeros, 8 * length)
     pieces = []
-    for row, address in enumerate(_addresses(lowering, pointer, stored)):
+    for row, address in enumerate(addresses(lowering, pointer, stored)):
         other = None if others is None else lowering.part(REGISTER[element], others, prod(stored), row * length, length)
         if rows.lanes is not None:
             passed = lowering.splat(kind, "0", length)
             if other is not None and other != "zeroinitializer":
-                passed = _to_memory(lowering, element, other, length)
+                passed = to_memory(lowering, element, other, length)
             arguments = [
                 ("ptr", address),
                 ("i32", str(BYTES[element])),
                 (f"<{length} x i1>", rows.of(row) or ""),
                 (vector, passed),
             ]
-            piece = lowering.intrinsic(f"llvm.masked.load.v{length}{kind_suffix(kind)}.p0", vector, arguments)
-            pieces.append(_from_memory(lowering, element, piece, length))
+            piece = lowering.masked_load(kind, length, arguments)
+            pieces.append(from_memory(lowering, element, piece, length))
             continue
         bit = rows.bit(row)
         if bit is not None:
             address = lowering.set(f"select i1 {bit}, ptr {address}, ptr @zeros")
         piece = lowering.set(f"load {vector}, ptr {address}, align {BYTES[element]}")
-        piece = _from_memory(lowering, element, piece, length)
+        piece = from_memory(lowering, element, piece, length)
         if bit is not None and other is not None and other != "zeroinitializer":
             of = register(element, length)
             piece = lowering.set(f"select i1 {bit}, {of} {piece}, {of} {other}")
@@ -244,7 +242,7 @@ def lanes_on(lowering: Lowering, mask: Tensor | None, stored: Shape) -> str:
     return lowering.values(mask, stored)
 
 
-def _uniform_base(lowering: Lowering, pointer: Pointer) -> Pointer:
+def uniform_base(lowering: Lowering, pointer: Pointer) -> Pointer:
     """With the largest step in the address, where 64 bits are no cost.
 
     What is left to be added to offsets of 32 bits is not above 0 then, so that an offset may be the largest there is.
@@ -256,9 +254,9 @@ def _uniform_base(lowering: Lowering, pointer: Pointer) -> Pointer:
 
 
 def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: str | None, stored: Shape) -> str:
-    pointer = _uniform_base(lowering, pointer)
+    pointer = uniform_base(lowering, pointer)
     element, count = pointer.element, prod(stored)
-    kind = _memory_kind(element)
+    kind = memory_kind(element)
     lanes = lanes_on(lowering, mask, stored)
     if not lowering.host.gathers:
         return _gather_one_by_one(lowering, pointer, lanes, others, stored)
@@ -269,7 +267,7 @@ def gathered(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others: 
             lowering, kind, pointer.base, kind, offsets, offset_element, lanes, passed, count, BYTES[element]
         )
     value = _gather_narrow(lowering, pointer, offsets, offset_element, lanes, count)
-    value = _from_memory(lowering, element, value, count)
+    value = from_memory(lowering, element, value, count)
     if others is None or others == "zeroinitializer":
         return value
     of = register(element, count)
@@ -377,7 +375,7 @@ def _gather_narrow(
 def _gather_one_by_one(lowering: Lowering, pointer: Pointer, lanes: str, others: str | None, stored: Shape) -> str:
     """For hardware that cannot gather: lanes that are masked off read zeros."""
     element, count = pointer.element, prod(stored)
-    kind = _memory_kind(element)
+    kind = memory_kind(element)
     offsets, offset_element = offsets_of(lowering, pointer, stored)
     result = "poison"
     for lane in range(count):
@@ -387,7 +385,7 @@ def _gather_one_by_one(lowering: Lowering, pointer: Pointer, lanes: str, others:
         address = lowering.set(f"select i1 {bit}, ptr {address}, ptr @zeros")
         value = lowering.set(f"load {kind}, ptr {address}, align {BYTES[element]}")
         result = lowering.set(f"insertelement <{count} x {kind}> {result}, {kind} {value}, i64 {lane}")
-    result = _from_memory(lowering, element, result, count)
+    result = from_memory(lowering, element, result, count)
     if others is None or others == "zeroinitializer":
         return result
     of = register(element, count)
@@ -398,23 +396,23 @@ def store(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, ma
     stored = stored_shape(lowering, pointer, mask, [value])
     lowering.guard(op, pointer, mask, stored)
     element, count = pointer.element, prod(stored)
-    kind, size = _memory_kind(element), BYTES[element]
-    values = _to_memory(lowering, element, lowering.values(value, stored), count)
+    kind, size = memory_kind(element), BYTES[element]
+    values = to_memory(lowering, element, lowering.values(value, stored), count)
     if count == 1:
         address = lowering.moved(pointer.base, element, str(pointer.steps.first), "i64")
-        with _when(lowering, None if mask is None else mask.ref):
+        with when(lowering, None if mask is None else mask.ref):
             lowering.line(f"store {kind} {values}, ptr {address}, align {size}")
     elif has_rows(pointer, stored):
         length = stored[-1]
-        rows = _Rows(lowering, mask, stored)
-        for row, address in enumerate(_addresses(lowering, pointer, stored)):
+        rows = Rows(lowering, mask, stored)
+        for row, address in enumerate(addresses(lowering, pointer, stored)):
             part = lowering.part(kind, values, count, row * length, length)
-            _store_row(lowering, kind, size, part, address, rows.of(row), length)
+            store_row(lowering, kind, size, part, address, rows.of(row), length)
     else:
         _scatter(lowering, pointer, values, lanes_on(lowering, mask, stored), stored)
 
 
-def _store_row(
+def store_row(
     lowering: Lowering, kind: str, size: int, part: str, address: str, lanes: str | None, length: int
 ) -> None:
     vector = f"<{length} x {kind}>"
@@ -422,10 +420,10 @@ def _store_row(
         lowering.line(f"store {vector} {part}, ptr {address}, align {size}")
         return
     arguments = [(vector, part), ("ptr", address), ("i32", str(size)), (f"<{length} x i1>", lanes)]
-    lowering.intrinsic(f"llvm.masked.store.v{length}{kind_suffix(kind)}.p0", "void", arguments)
+    lowering.masked_store(kind, length, arguments)
 
 
-class _when:  # noqa: N801 - used like a function
+class when:  # noqa: N801 - used like a function
     """What is done only if a condition holds."""
 
     def __init__(self, lowering: Lowering, condition: str | None):
@@ -446,9 +444,9 @@ class _when:  # noqa: N801 - used like a function
 
 
 def _scatter(lowering: Lowering, pointer: Pointer, values: str, lanes: str, stored: Shape) -> None:
-    pointer = _uniform_base(lowering, pointer)
+    pointer = uniform_base(lowering, pointer)
     element, count = pointer.element, prod(stored)
-    kind, size = _memory_kind(element), BYTES[element]
+    kind, size = memory_kind(element), BYTES[element]
     offsets, offset_element = offsets_of(lowering, pointer, stored)
     if size >= 4 and lowering.host.scatters:
         at = lowering.once(f"getelementptr {kind}, ptr {pointer.base}, {register(offset_element, count)} {offsets}")
@@ -461,10 +459,10 @@ def _scatter(lowering: Lowering, pointer: Pointer, values: str, lanes: str, stor
         lowering.intrinsic(f"llvm.masked.scatter.v{count}{kind_suffix(kind)}.v{count}p0", "void", arguments)
         return
     body = f"  store {kind} %value, ptr %at, align {size}"
-    _lane_by_lane(lowering, f"scatter_{kind}", pointer.base, kind, offsets, offset_element, values, lanes, count, body)
+    lane_by_lane(lowering, f"scatter_{kind}", pointer.base, kind, offsets, offset_element, values, lanes, count, body)
 
 
-def _lane_by_lane(
+def lane_by_lane(
     lowering: Lowering,
     name: str,
     base: str,
@@ -529,151 +527,3 @@ end:
   ret void
 }}
 declare i64 @llvm.cttz.i64(i64, i1)"""
-
-
-ATOMICS = {
-    "fadd": "fadd",
-    "add": "add",
-    "max": "max",
-    "min": "min",
-    "umax": "umax",
-    "umin": "umin",
-    "and": "and",
-    "or": "or",
-    "xor": "xor",
-    "exch": "xchg",
-}
-
-
-def atomic(lowering: Lowering, op: Operation, pointer: Pointer, value: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Read, combine and write lane by lane, in order; the values from before, if anybody asks for them.
-
-    Where the launch sees to it that no other thread has a share in what this one writes, no bus has to be locked.
-    """
-    found = re.match(r"\s*(\w+)", op.text)
-    kind_of = found[1] if found else ""
-    if kind_of not in ATOMICS:
-        lowering.refuse(op, f"tt.atomic_rmw {kind_of}")
-    # Each lane counts, those too that are the same in all.
-    stored = pointer.shape
-    wanted = op.results[0] in lowering.used
-    element, count = pointer.element, prod(stored)
-    kind, size = _memory_kind(element), BYTES[element]
-    if lowering.exclusive and not wanted and kind_of == "fadd" and element not in HALVES and has_rows(pointer, stored):
-        _add_rows(lowering, pointer, lowering.values(value, stored), mask, stored)
-        return None
-    pointer = _uniform_base(lowering, pointer)
-    values = _to_memory(lowering, element, lowering.values(value, stored), count)
-    offsets, offset_element = offsets_of(lowering, pointer, stored)
-    lanes = lanes_on(lowering, mask, stored)
-    old = lowering.slot(count, f"{kind}") + "_old" if wanted else None
-    if old:
-        lowering.slots[old] = f"[{count} x {kind}]"
-        lowering.line(f"store {f'<{count} x {kind}>'} zeroinitializer, ptr {old}")
-    body = _combination(kind_of, element, kind, size, lowering.exclusive)
-    name = f"{kind_of}_{element}" + ("_alone" if lowering.exclusive else "")
-    _lane_by_lane(lowering, name, pointer.base, kind, offsets, offset_element, values, lanes, count, body, old)
-    if old is None:
-        return None
-    loaded = f"load <{count} x {kind}>, ptr {old}" if count > 1 else f"load {kind}, ptr {old}"
-    ref = _from_memory(lowering, element, lowering.set(loaded), count)
-    return Tensor(element, pointer.shape, stored, ref)
-
-
-def _add_rows(lowering: Lowering, pointer: Pointer, values: str, mask: Tensor | None, stored: Shape) -> None:
-    """One row after the other, as two of them may be the same memory."""
-    element, length = pointer.element, stored[-1]
-    kind, size = REGISTER[element], BYTES[element]
-    vector = f"<{length} x {kind}>"
-    rows = _Rows(lowering, mask, stored)
-    instruction = "fadd" if element[0] == "f" else "add"
-    for row, address in enumerate(_addresses(lowering, pointer, stored)):
-        part = lowering.part(kind, values, prod(stored), row * length, length)
-        bit = rows.bit(row)
-        lanes = None if bit is not None else rows.of(row)
-        with _when(lowering, bit):
-            if lanes is None:
-                before = lowering.set(f"load {vector}, ptr {address}, align {size}")
-            else:
-                arguments = [
-                    ("ptr", address),
-                    ("i32", str(size)),
-                    (f"<{length} x i1>", lanes),
-                    (vector, "zeroinitializer"),
-                ]
-                before = lowering.intrinsic(f"llvm.masked.load.v{length}{kind_suffix(kind)}.p0", vector, arguments)
-            after = lowering.set(f"{instruction} {vector} {before}, {part}")
-            _store_row(lowering, kind, size, after, address, lanes, length)
-
-
-def _combination(kind_of: str, element: str, kind: str, size: int, exclusive: bool) -> str:
-    """What happens to one lane."""
-    if element in HALVES and kind_of == "fadd":
-        return _half_sum(element, exclusive)
-    if not exclusive:
-        order = "monotonic" if kind_of == "fadd" else "seq_cst"
-        return f"  %old = atomicrmw {ATOMICS[kind_of]} ptr %at, {kind} %value {order}, align {size}"
-    lines = [f"  %old = load {kind}, ptr %at, align {size}"]
-    if kind_of in ("max", "min", "umax", "umin"):
-        predicate = {"max": "sgt", "min": "slt", "umax": "ugt", "umin": "ult"}[kind_of]
-        lines += [
-            f"  %wins = icmp {predicate} {kind} %value, %old",
-            f"  %new = select i1 %wins, {kind} %value, {kind} %old",
-        ]
-    elif kind_of == "exch":
-        lines.append(f"  %new = select i1 true, {kind} %value, {kind} %old")
-    else:
-        lines.append(f"  %new = {ATOMICS[kind_of]} {kind} %old, %value")
-    lines.append(f"  store {kind} %new, ptr %at, align {size}")
-    return "\n".join(lines)
-
-
-def _half_sum(element: str, exclusive: bool) -> str:
-    """In float32, rounded to nearest."""
-    half = "half" if element == "f16" else "bfloat"
-    if element == "f16":
-        widen = [
-            "  %old_half = bitcast i16 %old to half",
-            "  %value_half = bitcast i16 %value to half",
-            "  %old_wide = fpext half %old_half to float",
-            "  %value_wide = fpext half %value_half to float",
-            "  %sum = fadd float %old_wide, %value_wide",
-            f"  %sum_half = fptrunc float %sum to {half}",
-            f"  %new = bitcast {half} %sum_half to i16",
-        ]
-    else:
-        widen = [
-            "  %old_32 = zext i16 %old to i32",
-            "  %old_bits = shl i32 %old_32, 16",
-            "  %old_wide = bitcast i32 %old_bits to float",
-            "  %value_32 = zext i16 %value to i32",
-            "  %value_bits = shl i32 %value_32, 16",
-            "  %value_wide = bitcast i32 %value_bits to float",
-            "  %sum = fadd float %old_wide, %value_wide",
-            "  %nan = fcmp uno float %sum, %sum",
-            "  %bits_of_sum = bitcast float %sum to i32",
-            "  %high = lshr i32 %bits_of_sum, 16",
-            "  %odd = and i32 %high, 1",
-            "  %bias = add i32 %odd, 32767",
-            "  %near = add i32 %bits_of_sum, %bias",
-            "  %quiet = or i32 %bits_of_sum, 4194304",
-            "  %chosen = select i1 %nan, i32 %quiet, i32 %near",
-            "  %top = lshr i32 %chosen, 16",
-            "  %new = trunc i32 %top to i16",
-        ]
-    if exclusive:
-        return "\n".join(["  %old = load i16, ptr %at, align 2", *widen, "  store i16 %new, ptr %at, align 2"])
-    return "\n".join(
-        [
-            "  %first = load atomic i16, ptr %at monotonic, align 2",
-            "  br label %try",
-            "try:",
-            "  %old = phi i16 [ %first, %loop ], [ %seen, %try ]",
-            *widen,
-            "  %pair = cmpxchg ptr %at, i16 %old, i16 %new monotonic monotonic, align 2",
-            "  %seen = extractvalue { i16, i1 } %pair, 0",
-            "  %done = extractvalue { i16, i1 } %pair, 1",
-            "  br i1 %done, label %done_with, label %try",
-            "done_with:",
-        ]
-    )
