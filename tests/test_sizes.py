@@ -17,7 +17,11 @@ FAR = 2**31 + 16
     ("input_size", "size"), [((1, 1), (1, 1)), ((1, 6), (3, 1)), ((5, 1), (1, 1)), ((4, 6), (1, 7))], ids=str
 )
 def test_axes_of_one_pixel(place, transform, input_size, size):
-    for mode, padding_mode in zip(cases.MODES, ("zeros", "border", "reflection"), strict=True):
+    modes = list(zip(cases.MODES, ("zeros", "border", "reflection"), strict=True))
+    if place == ("triton", "cpu"):
+        # What is compiled takes its time: each mode has some of the transforms and sizes.
+        modes = [modes[(len(transform) + input_size[1] + size[1]) % 3]]
+    for mode, padding_mode in modes:
         case = Case(
             transform=transform,
             mode=mode,

@@ -44,6 +44,8 @@ def _object_code(text: str, quick: bool) -> bytes:
     machine = _machine(0 if quick else 2)
     context = binding.create_context()
     module = binding.parse_assembly(text, context)
+    # Code that is not valid may still compile, into something else.
+    module.verify()
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     options = binding.create_pipeline_tuning_options(speed_level=1 if quick else 2)
     options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False

@@ -151,8 +151,8 @@ def _load_the_rest(lowering: Lowering, group: list[Access], masks: list[str], on
     before = lowering.block
     lowering.branch_if(some, edge, done)
     lowering.begin(edge)
-    loads = [(load.base(lowering), load.bits(lowering), ref) for load, ref in zip(group, refs, strict=True)]
     with lowering.region():
+        loads = [(load.base(lowering), load.bits(lowering), ref) for load, ref in zip(group, refs, strict=True)]
         complete = runs.load_lanes(lowering, group[0].offsets(lowering), rest, loads, element)
         lowering.branch(done)
     edge_end = lowering.block
