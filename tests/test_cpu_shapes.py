@@ -22,9 +22,14 @@ def reduce_kernel(x, rows, columns, whole, M: tl.constexpr, N: tl.constexpr):
     tl.store(whole + 2, tl.min(a))
 
 
+SHAPES = [(8, 16), (1, 4), (4, 1), (1, 1), (2, 64)]
+
+
 @checked_too
-@pytest.mark.parametrize("shape", [(8, 16), (1, 4), (4, 1), (1, 1), (2, 64)])
-@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [*(("float32", shape) for shape in SHAPES), *((kind, (8, 16)) for kind in ("float64", "int32", "int64"))],
+)
 def test_reductions(kind, shape, checked):
     m, n = shape
     # Whole numbers, whose sums are exact in any order.
@@ -132,11 +137,18 @@ def dot_kernel(x, y, z, o, M: tl.constexpr, K: tl.constexpr, N: tl.constexpr, KI
 
 
 KINDS = [("float32", "float32"), ("float64", "float64"), ("float16", "float32"), ("bfloat16", "float32")]
+PRODUCTS = [(16, 16, 16), (1, 1, 1), (1, 4, 1), (4, 1, 8), (1, 16, 4)]
 
 
 @checked_too
-@pytest.mark.parametrize("shape", [(16, 16, 16), (4, 8, 2), (1, 1, 1), (1, 4, 1), (4, 1, 8), (1, 16, 4)])
-@pytest.mark.parametrize(("kind", "total"), [*KINDS, ("float16", "float16"), ("int8", "int32")])
+@pytest.mark.parametrize(
+    ("kind", "total", "shape"),
+    [
+        *((*kinds, (4, 8, 2)) for kinds in (*KINDS, ("float16", "float16"), ("int8", "int32"))),
+        *(("float32", "float32", shape) for shape in PRODUCTS),
+        ("int8", "int32", (1, 1, 1)),
+    ],
+)
 def test_products_of_matrices(kind, total, shape, checked):
     m, k, n = shape
     rng = np.random.default_rng(6)
@@ -184,8 +196,14 @@ def move_kernel(x, o, M: tl.constexpr, N: tl.constexpr):
 
 
 @checked_too
-@pytest.mark.parametrize("shape", [(4, 8), (1, 2), (2, 1), (16, 16)])
-@pytest.mark.parametrize("kind", ["float32", "int8", "bool", "float16", "int64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *((kind, (4, 8)) for kind in ("float32", "int8", "bool", "float16", "int64", "bfloat16")),
+        *(("float32", shape) for shape in ((1, 2), (2, 1), (16, 16))),
+        ("bool", (2, 1)),
+    ],
+)
 def test_lanes_that_move(kind, shape, checked):
     m, n = shape
     raw = spread(m * n, "uint16" if kind == "bfloat16" else kind, 7).reshape(shape)

@@ -26,7 +26,7 @@ def library(request):
 
 
 HEAD = """
-import ctypes, os, signal, sys
+import ctypes, faulthandler, os, signal, sys
 signal.alarm(100)
 library = ctypes.CDLL(sys.argv[1]) if sys.argv[1] else None
 from tstn_cpu import threads
@@ -41,7 +41,7 @@ assert threads.team() == (at(library.GOMP_parallel) if library else None)
 for _ in range(2):
     child = os.fork()
     if child == 0:
-        signal.alarm(60)
+        faulthandler.dump_traceback_later(60, exit=True)
         assert threads.team() is None
         os._exit(0 if works(many=3) and works(8, many=3) else 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -87,7 +87,7 @@ try:
     for _ in range(6):
         child = os.fork()
         if child == 0:
-            signal.alarm(60)
+            faulthandler.dump_traceback_later(60, exit=True)
             os._exit(0 if works(2, many=2) else 1)
         assert os.waitpid(child, 0)[1] == 0
 finally:
