@@ -85,12 +85,17 @@ class Lowering(Emitter):
         if operations[0].name == "tt.load":
             neighbours.load_all(self, accesses)
         else:
-            together = [access for access in accesses if neighbours.can_add_together(self, access)]
-            neighbours.add_all(self, together)
+            # Sums may come in any order, but not before or after what is no sum, or tells what was there before.
+            together: list[neighbours.Access] = []
             for access in accesses:
-                if access not in together:
-                    assert access.value is not None
-                    access.result = atomics.atomic(self, access.op, access.pointer, access.value, access.mask)
+                if neighbours.can_add_together(self, access):
+                    together.append(access)
+                    continue
+                neighbours.add_all(self, together)
+                together = []
+                assert access.value is not None
+                access.result = atomics.atomic(self, access.op, access.pointer, access.value, access.mask)
+            neighbours.add_all(self, together)
         for access in accesses:
             if access.result is not None:
                 self.environment[access.op.results[0]] = access.result

@@ -78,7 +78,7 @@ def runs_of(lowering: Lowering, offsets: Offsets, on: str) -> Runs:
 
 def place_of(lowering: Lowering, ref: str, element: str, count: int) -> str:
     """Room on the stack that holds a vector."""
-    key = f"stored {ref}"
+    key = f"stored {register(element, count)} {ref}"
     place = lowering.recall(key)
     if place is None:
         place = lowering.room(count, REGISTER[element])
