@@ -305,6 +305,22 @@ def test_checks_follow_a_pointer_that_was_chosen():
 
 
 @triton.jit
+def swap_kernel(x, y, o, n):
+    one, other = x, y
+    for k in range(n):
+        tl.store(o + k, tl.load(one))
+        one, other = other, one
+
+
+def test_checks_follow_pointers_that_change_places():
+    x, y, o = np.full(1, 3, np.float32), np.full(1, 4, np.float32), np.zeros(4, np.float32)
+    run(swap_kernel, x, y, o, 4, checked=True)
+    assert o.tolist() == [3, 4, 3, 4]
+    with pytest.raises(IndexError, match="load of y at byte 0"):
+        run(swap_kernel, x, y[:0], o, 4, checked=True)
+
+
+@triton.jit
 def renamed_kernel(x, o, n, m, B: tl.constexpr):
     # Triton calls its arguments by these names.
     count = n

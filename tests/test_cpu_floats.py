@@ -97,6 +97,27 @@ def test_nan(kind, checked):
 
 
 @triton.jit
+def made_kernel(x, o, B: tl.constexpr):
+    i = tl.arange(0, B)
+    a = tl.load(x + i)
+    tl.store(o + i, tl.minimum(2.0, tl.sqrt(a)))
+    tl.store(o + B + i, tl.maximum(tl.log(a), 0.5))
+    tl.store(o + 2 * B + i, tl.maximum(0.5, tl.floor(a) * 0))
+    tl.store(o + 3 * B + i, tl.minimum(tl.minimum(tl.abs(a), 3.0), tl.sqrt(a)))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_nan_that_was_made(kind):
+    x = np.array([-1, np.inf, -np.inf, np.nan, 9, 0.25, -0.0, 100], kind)
+    o = np.zeros((4, 8), kind)
+    run(made_kernel, x, o, B=8)
+    with np.errstate(all="ignore"):
+        expected = [np.fmin(2, np.sqrt(x)), np.fmax(np.log(x), 0.5), np.fmax(0.5, np.floor(x) * 0)]
+        expected.append(np.fmin(np.fmin(np.abs(x), 3), np.sqrt(x)))
+    np.testing.assert_allclose(o, np.array(expected).astype(kind), rtol=1e-6)
+
+
+@triton.jit
 def exact_kernel(x, y, z, o, B: tl.constexpr):
     i = tl.arange(0, B)
     a, b, c = tl.load(x + i), tl.load(y + i), tl.load(z + i)
