@@ -129,6 +129,39 @@ def test_sums_of_taps(kind, block, exclusive, host):
 
 
 @triton.jit
+def masks_kernel(x, index, masks, o, p, B: tl.constexpr):
+    i = tl.arange(0, B)
+    place = tl.load(index + tl.program_id(0) * B + i)
+    masks += tl.program_id(0) * B * 3
+    one, two, three = tl.load(masks + i), tl.load(masks + B + i), tl.load(masks + 2 * B + i)
+    o += tl.program_id(0) * B * 3
+    a = tl.load(x + place, mask=one, other=0.0)
+    b = tl.load(x + 1 + place, mask=two, other=0.0)
+    c = tl.load(x + 2 + place, mask=three, other=0.0)
+    tl.store(o + i, a)
+    tl.store(o + B + i, b)
+    tl.store(o + 2 * B + i, c)
+    tl.atomic_add(p + place, b + 1, mask=one)
+    tl.atomic_add(p + 1 + place, c + 2, mask=two)
+    tl.atomic_add(p + 2 + place, a + 3, mask=three)
+
+
+@pytest.mark.parametrize("block", [32, 64])
+def test_masks_that_have_nothing_in_common(block, host):
+    index = np.clip(places(block), 0, SIZE - 3)
+    masks = np.random.default_rng(5).random((len(index), 3, block)) < 0.7
+    x = np.random.default_rng(6).integers(1, 99, SIZE).astype(np.float32)
+    o, p = np.zeros((len(index), 3, block), np.float32), np.zeros(SIZE, np.float32)
+    run(masks_kernel, x, index, masks, o, p, B=block, programs=len(index), how={"exclusive": True})
+    taken = np.stack([x[index + step] for step in range(3)], 1) * masks
+    np.testing.assert_array_equal(o, taken)
+    want = np.zeros(SIZE, np.float32)
+    for step in range(3):
+        np.add.at(want, (index + step)[masks[:, step]], (taken[:, (step + 1) % 3] + step + 1)[masks[:, step]])
+    np.testing.assert_array_equal(p, want)
+
+
+@triton.jit
 def turns_kernel(o, old, index, B: tl.constexpr):
     i = tl.arange(0, B)
     place = tl.load(index + i)

@@ -41,7 +41,7 @@ assert threads.team() == (at(library.GOMP_parallel) if library else None)
 for _ in range(2):
     child = os.fork()
     if child == 0:
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(40, exit=True)
         assert threads.team() is None
         os._exit(0 if works(many=3) and works(8, many=3) else 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -87,7 +87,7 @@ try:
     for _ in range(6):
         child = os.fork()
         if child == 0:
-            faulthandler.dump_traceback_later(60, exit=True)
+            faulthandler.dump_traceback_later(40, exit=True)
             os._exit(0 if works(2, many=2) else 1)
         assert os.waitpid(child, 0)[1] == 0
 finally:
