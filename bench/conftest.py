@@ -92,8 +92,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     write("")
     write(f"tstn {tstn.__version__}, PyTorch {torch.__version__}, {device}, backend {figures[0]['backend']!r}")
     if not CUDA:
-        write("On a CPU this is tstn's plain PyTorch backend, with small batches and images.")
-        write("It says nothing about the kernels.")
+        write("On a CPU with small batches and images, which says nothing about GPUs.")
     write("Median of tstn, and how many times as long each other takes: above 1, tstn is faster.")
     write("A ready grid is a reference, not a peer: its coordinates cost nothing.")
     for clock, title in {"gpu": "GPU time, cold cache", "wall": "Time from call to result"}.items():
