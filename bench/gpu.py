@@ -269,10 +269,10 @@ def revision(root: Path) -> tuple[str | None, bool | None]:
     return commit, None if changes is None else bool(changes)
 
 
-def source_digest(root: Path) -> str:
+def source_digest(root: Path, folders: Sequence[str] = ("bench", "kernels", "tests", "tstn")) -> str:
     """What tells the code that runs, kernels and benchmarks included, from any other."""
     digest = hashlib.sha256()
-    for folder in ("bench", "kernels", "tests", "tstn"):
+    for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

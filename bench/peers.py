@@ -7,7 +7,8 @@ A peer is PyTorch's own way, from theta to the warped image, set up as well as i
 - PyTorch's sampler wants the grid in the input's dtype, so that for half precision a peer gets a half theta and
   computes half coordinates: less to write and read than tstn's job, whose coordinates are float32; ``errors`` beside
   each time say what it costs. Where coordinates may then be off by more than a quarter of a pixel it is no longer the
-  same job, and the peer samples a float32 copy of the image instead.
+  same job, and the peer samples a float32 copy of the image instead. So it does on a CPU for all but small images,
+  where PyTorch's half sampler reads and writes stray memory.
 - With ``align_corners=True`` PyTorch takes cuDNN's sampler where the dtype allows, so that both it and PyTorch's own
   are peers there. ``torch.compile`` cannot see into cuDNN's, so that it is given PyTorch's own.
 - PyTorch's sampler reads channels_last inputs as they are and gives NCHW.
@@ -17,7 +18,7 @@ A peer is PyTorch's own way, from theta to the warped image, set up as well as i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -118,6 +119,7 @@ class Implementation:
         compiled: Whether ``call`` goes through ``torch.compile``, fullgraph and with static shapes.
         cudnn: Whether PyTorch may take cuDNN's sampler.
         float32: Whether it computes float32 coordinates, and samples a float32 copy of a half input.
+        backend: tstn's backend; None: the one that is chosen already.
     """
 
     name: str
@@ -128,10 +130,14 @@ class Implementation:
     compiled: bool = False
     cudnn: bool = False
     float32: bool = False
+    backend: str | None = None
 
-    def settings(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def settings(self) -> Iterator[None]:
         """The flags under which it runs, backward pass included."""
-        return torch.backends.cudnn.flags(enabled=self.cudnn)
+        backend = nullcontext() if self.backend is None else tstn.backend(self.backend)
+        with torch.backends.cudnn.flags(enabled=self.cudnn), backend:
+            yield
 
     def coordinates(self, workload: Workload) -> torch.dtype:
         """The dtype of theta and the grid."""
@@ -198,23 +204,33 @@ def coarse(workload: Workload) -> bool:
     return torch.finfo(workload.dtype).eps / 4 * max(workload.shape[2:]) / 2 > 0.25
 
 
+# PyTorch's half precision sampler on a CPU has pixel indices in half precision and offsets of 16 bits. In larger images
+# indices are rounded and offsets wrap, and it reads and writes beside the image.
+MOST_HALF_SIDE, MOST_HALF_SPAN = 128, 2**15
+
+
+def strays(workload: Workload) -> bool:
+    """Whether PyTorch's sampler on a CPU may leave an image of the input's dtype."""
+    _, channels, height, width = workload.shape
+    span = height * width * (channels if workload.layout == "channels_last" else 1)
+    large = max(height, width, *workload.size) > MOST_HALF_SIDE or span > MOST_HALF_SPAN
+    return workload.dtype != torch.float32 and large
+
+
 def implementations(workload: Workload, cuda: bool) -> Iterator[Implementation]:
     """Those that have something to show on this workload and device, tstn first."""
     if "grad_input" in workload.directions:
         yield from (TSTN, TSTN_SCATTER, READY_GRID)
         return
     half = workload.dtype != torch.float32
-    _, channels, height, width = workload.shape
-    span = height * width * (channels if workload.layout == "channels_last" else 1)
-    # On a CPU, PyTorch's half precision sampler has 16-bit offsets: in larger images it reads stray memory.
-    broken = half and not cuda and span > 2**15
+    copied = half and (coarse(workload) or (not cuda and strays(workload)))
     for implementation in IMPLEMENTATIONS:
-        if half and coarse(workload) and implementation is not TSTN:
+        if copied and implementation is not TSTN:
             implementation = replace(implementation, float32=True)
         name = implementation.name
         apt = {
             "eager_cudnn": cuda and workload.align_corners and not half,
-            "eager_float32": half and not coarse(workload),
+            "eager_float32": half and not copied,
             # For a flow PyTorch's usual way is this one already.
             "broadcast": workload.family != "flow",
             "broadcast_compiled": workload.family != "flow" and cuda,
@@ -223,7 +239,7 @@ def implementations(workload: Workload, cuda: bool) -> Iterator[Implementation]:
             "loop": workload.views > 1,
             "kornia": workload.family in ("affine", "projective") and not half and find_spec("kornia") is not None,
         }
-        if apt.get(name, True) and not (broken and implementation.coordinates(workload) != torch.float32):
+        if apt.get(name, True):
             yield implementation
 
 

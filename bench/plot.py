@@ -73,6 +73,11 @@ def _panel(panel: Axes, rows: Mapping[str, Row], workloads: Sequence[str]) -> No
         places = [(ratio, lines_of[w]) for w, ratio in fastest.items() if ratio is not None]
         x, y = zip(*places, strict=True) if places else ((), ())
         panel.scatter(x, y, marker=marker, s=22, color=colour, label=label, zorder=3)
+    ratio_axis(panel)
+
+
+def ratio_axis(panel: Axes) -> None:
+    """Factors along x, with what is a loss on another ground."""
     panel.set_xscale("log", base=2)
     panel.margins(x=0.1)
     left, right = panel.get_xlim()

@@ -91,27 +91,32 @@ def validate(document: object) -> None:
     """
     if isinstance(document, dict) and document.get("schema") != SCHEMA_VERSION:
         raise ValueError(f"schema must be {SCHEMA_VERSION}; got {document.get('schema')!r}")
-    _require(document, DOCUMENT, "document")
+    require(document, DOCUMENT, "document")
 
 
-def _require(value: object, form: Any, where: str) -> None:
+def require(value: object, form: Any, where: str) -> None:
+    """Check a part of a document.
+
+    Raises:
+        ValueError: If it does not have this form; the message says where.
+    """
     if isinstance(form, tuple) and form[-1] is None:
         if value is not None:
-            _require(value, form[0], where)
+            require(value, form[0], where)
     elif isinstance(form, list):
-        _require(value, list, where)
+        require(value, list, where)
         assert isinstance(value, list)
         for i, item in enumerate(value):
-            _require(item, form[0], f"{where}[{i}]")
+            require(item, form[0], f"{where}[{i}]")
     elif isinstance(form, dict):
-        _require(value, dict, where)
+        require(value, dict, where)
         assert isinstance(value, dict)
         if ... in form:
             form = dict.fromkeys(value, form[...])
         if value.keys() != form.keys():
             raise ValueError(f"{where} must have the keys {sorted(form)}; got {sorted(value)}")
         for key, item in value.items():
-            _require(item, form[key], f"{where}.{key}")
+            require(item, form[key], f"{where}.{key}")
     else:
         # bool is an int to Python, but not in results.
         types = form if isinstance(form, tuple) else (form,)

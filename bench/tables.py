@@ -57,10 +57,11 @@ def markdown(figures: Sequence[Figure], clock: str) -> list[str]:
                 "-" if peak is None else f"{peak / own['result_bytes']:.2f}x",
             ]
         times = ratios(row, clock)
-        cells += [_ratio(times[name]) if name in times else "-" for name in names]
+        cells += [bold_loss(times[name]) if name in times else "-" for name in names]
         lines.append(f"| {workload} | {direction} | {' | '.join(cells)} |")
     return lines
 
 
-def _ratio(ratio: float) -> str:
+def bold_loss(ratio: float) -> str:
+    """How many times as long as tstn another takes, in Markdown."""
     return f"{ratio:.2f}x" if ratio >= 1 else f"**{ratio:.2f}x**"

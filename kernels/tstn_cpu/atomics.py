@@ -89,9 +89,7 @@ def _add_rows(lowering: Lowering, pointer: Pointer, values: str, mask: Tensor | 
                     (f"<{length} x i1>", lanes),
                     (vector, "zeroinitializer"),
                 ]
-                before = lowering.intrinsic(
-                    f"llvm.masked.load.v{length}{memory.kind_suffix(kind)}.p0", vector, arguments
-                )
+                before = lowering.masked_load(kind, length, arguments)
             after = lowering.set(f"{instruction} {vector} {before}, {part}")
             memory.store_row(lowering, kind, size, after, address, lanes, length)
 

@@ -16,6 +16,7 @@ from tstn_cpu.values import (
     lanes_of,
     register,
     strides_of,
+    suffix,
     with_rank,
 )
 
@@ -129,13 +130,11 @@ class Emitter:
 
     def masked_load(self, kind: str, lanes: int, arguments: Sequence[tuple[str, str]]) -> str:
         """Arguments are address, alignment, mask and what lanes that are off have."""
-        suffix = {"float": "f32", "double": "f64"}.get(kind, kind)
-        return self.intrinsic(f"llvm.masked.load.v{lanes}{suffix}.p0", f"<{lanes} x {kind}>", arguments)
+        return self.intrinsic(f"llvm.masked.load.v{lanes}{suffix(kind)}.p0", f"<{lanes} x {kind}>", arguments)
 
     def masked_store(self, kind: str, lanes: int, arguments: Sequence[tuple[str, str]]) -> None:
         """Arguments are values, address, alignment and mask."""
-        suffix = {"float": "f32", "double": "f64"}.get(kind, kind)
-        self.intrinsic(f"llvm.masked.store.v{lanes}{suffix}.p0", "void", arguments)
+        self.intrinsic(f"llvm.masked.store.v{lanes}{suffix(kind)}.p0", "void", arguments)
 
     def shuffle(self, kind: str, ref: str, count: int, lanes: Sequence[int], other: str = "poison") -> str:
         """Some lanes of one vector, or of two; ``kind`` is the type of a lane."""

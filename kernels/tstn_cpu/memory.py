@@ -22,6 +22,7 @@ from tstn_cpu.values import (
     broadcast_shapes,
     integers,
     register,
+    suffix,
     with_rank,
 )
 
@@ -215,11 +216,6 @@ def _load_rows(lowering: Lowering, pointer: Pointer, mask: Tensor | None, others
     return lowering.joined(REGISTER[element], pieces, length)
 
 
-def kind_suffix(kind: str) -> str:
-    """As in the names of intrinsics."""
-    return {"float": "f32", "double": "f64"}.get(kind, kind)
-
-
 def offsets_of(lowering: Lowering, pointer: Pointer, stored: Shape) -> tuple[str, str]:
     """Of each lane, and their element type."""
     steps = pointer.steps.over(stored)
@@ -292,7 +288,7 @@ def masked_gather(
     at = lowering.once(f"getelementptr {step}, ptr {base}, {register(offset_element, count)} {offsets}")
     vector = f"<{count} x {kind}>"
     arguments = [(f"<{count} x ptr>", at), ("i32", str(align)), (f"<{count} x i1>", lanes), (vector, passed)]
-    return lowering.intrinsic(f"llvm.masked.gather.v{count}{kind_suffix(kind)}.v{count}p0", vector, arguments)
+    return lowering.intrinsic(f"llvm.masked.gather.v{count}{suffix(kind)}.v{count}p0", vector, arguments)
 
 
 # Of AVX-512's gathers: lanes, and the letters for what is loaded.
@@ -456,7 +452,7 @@ def _scatter(lowering: Lowering, pointer: Pointer, values: str, lanes: str, stor
             ("i32", str(size)),
             (f"<{count} x i1>", lanes),
         ]
-        lowering.intrinsic(f"llvm.masked.scatter.v{count}{kind_suffix(kind)}.v{count}p0", "void", arguments)
+        lowering.intrinsic(f"llvm.masked.scatter.v{count}{suffix(kind)}.v{count}p0", "void", arguments)
         return
     body = f"  store {kind} %value, ptr %at, align {size}"
     lane_by_lane(lowering, f"scatter_{kind}", pointer.base, kind, offsets, offset_element, values, lanes, count, body)

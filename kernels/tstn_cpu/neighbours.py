@@ -123,7 +123,7 @@ def _load_group(lowering: Lowering, group: list[Access]) -> None:
         results.append((refs, lowering.block))
     else:
         some = lowering.set(f"icmp ne {kind} {on}, 0")
-        results.append(([lowering.splat(REGISTER[element], "zeroinitializer", 1)] * len(group), lowering.block))
+        results.append((["zeroinitializer"] * len(group), lowering.block))
         lowering.branch_if(some, slow, loaded)
     lowering.begin(slow)
     with lowering.region():

@@ -162,6 +162,11 @@ class Pointer:
 Value = Tensor | Pointer
 
 
+def suffix(kind: str) -> str:
+    """How the names of intrinsics tell a type."""
+    return {"float": "f32", "double": "f64"}.get(kind, kind)
+
+
 def register(element: str, count: int) -> str:
     """LLVM's type of so many lanes; a scalar's of one."""
     return REGISTER[element] if count == 1 else f"<{count} x {REGISTER[element]}>"

@@ -1,0 +1,174 @@
+"""What the benchmark of the CPU leaves behind: the form of its results, and how a run goes on with those of another."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tstn
+from bench.gpu import ROOT, installed, revision, source_digest
+from bench.schema import require
+
+SCHEMA_VERSION = 1
+# Each implementation's ``problem`` says why it has no times; ``ratios`` are over the kernels' median.
+_NUMBER, _OR_NUMBER, _OR_TEXT = (float, int), (float, int, type(None)), (str, type(None))
+_TIMES = {"median_s": _NUMBER, "quartiles_s": [_NUMBER], "min_s": _NUMBER, "rounds": int, "calls": int}
+_IMPLEMENTATION = {
+    "coordinates": str,
+    # Whether it samples a float32 copy of a half image, because PyTorch's half sampler cannot do this job.
+    "float32_copy": bool,
+    "problem": _OR_TEXT,
+    "errors": {...: _NUMBER},
+    "times": (_TIMES, None),
+}
+CASE = {
+    "workload": str,
+    "direction": str,
+    "threads": int,
+    # "processor" or "wall".
+    "clock": str,
+    # How long its rounds were to take.
+    "seconds": _NUMBER,
+    "transform": str,
+    "dtype": str,
+    "layout": str,
+    "shape": [int],
+    "size": [int],
+    "views": int,
+    "implementations": {...: _IMPLEMENTATION},
+    "ratios": {"eager": _OR_NUMBER, "best": _OR_NUMBER, "plain": _OR_NUMBER},
+}
+DOCUMENT = {
+    "schema": int,
+    "suite": str,
+    "started": str,
+    "commit": _OR_TEXT,
+    "dirty": (bool, type(None)),
+    "source": str,
+    "versions": {...: _OR_TEXT},
+    "machine": {"cpu": str, "architecture": str, "capability": str, "cores": int, "threads": int},
+    "cases": [CASE],
+}
+Figure = dict[str, Any]
+Document = dict[str, Any]
+
+
+def validate(document: object) -> None:
+    """Check a results document.
+
+    Raises:
+        ValueError: If its version or its form is not the one described here; the message says where.
+    """
+    if isinstance(document, dict) and (document.get("suite"), document.get("schema")) != ("cpu", SCHEMA_VERSION):
+        raise ValueError(f"suite and schema must be 'cpu' and {SCHEMA_VERSION}")
+    require(document, DOCUMENT, "document")
+
+
+def read(path: Path) -> Document:
+    """A results file.
+
+    Raises:
+        ValueError: If it does not hold a document of the form described here; the message names the file.
+    """
+    try:
+        document = json.loads(path.read_text())
+        validate(document)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return document
+
+
+def write(path: Path, document: Document) -> None:
+    """Put a document in place in one step."""
+    validate(document)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+def describe(document: Document) -> str:
+    """Where figures come from, in a line."""
+    machine, versions = document["machine"], document["versions"]
+    revision = (document["commit"] or f"source {document['source']}")[:16] + " with changes" * bool(document["dirty"])
+    return (
+        f"{machine['cpu']} ({machine['architecture']}, {machine['capability']}), {machine['cores']} cores, "
+        f"tstn {versions['tstn']} ({revision}), PyTorch {versions['torch']}, Triton {versions['triton']}, "
+        f"llvmlite {versions['llvmlite']}, Python {versions['python']}, {document['started']}"
+    )
+
+
+def key_of(figure: Figure) -> tuple[str, str, int]:
+    """As :attr:`bench.cpu_cases.Case.key`."""
+    return figure["workload"], figure["direction"], figure["threads"]
+
+
+# What has to be the same for figures to stand beside each other.
+SAME = ("source", "versions", "machine")
+
+
+def document() -> Document:
+    """Results of this machine without figures."""
+    commit, dirty = revision(ROOT)
+    versions = {package: installed(package) for package in ("torch", "triton", "llvmlite")}
+    return {
+        "schema": SCHEMA_VERSION,
+        "suite": "cpu",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit,
+        "dirty": dirty,
+        "source": source_digest(ROOT, ("bench", "kernels", "tstn")),
+        "versions": {**versions, "python": platform.python_version(), "tstn": tstn.__version__},
+        "machine": {
+            "cpu": cpu_name(),
+            "architecture": platform.machine(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "cores": os.cpu_count() or 1,
+            "threads": torch.get_num_threads(),
+        },
+        "cases": [],
+    }
+
+
+def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
+    """The model, as Linux tells it; on arm64 it does not."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    fields = [line.split(":", 1) for line in lines if line.startswith("model name")]
+    return fields[0][1].strip() if fields else platform.processor() or platform.machine()
+
+
+def resumed(path: Path | None, fresh: Document) -> Document:
+    """The results in a file, to go on with, or fresh ones if there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else, or results of other code, versions or another machine.
+    """
+    if path is None or not path.exists():
+        return fresh
+    found = read(path)
+    for what in SAME:
+        if found[what] != fresh[what]:
+            raise ValueError(
+                f"{path} has figures of another {what}, {found[what]}; this is {fresh[what]}. Delete it, or name "
+                "another file"
+            )
+    return found
+
+
+def covers(figure: Figure, names: Iterable[str], seconds: float) -> bool:
+    """Whether a case needs no other measurement: it has these implementations, and no less time was spent."""
+    return set(names) <= figure["implementations"].keys() and figure["seconds"] >= seconds
+
+
+def put(document: Document, figure: Figure, order: Sequence[tuple[str, str, int]]) -> None:
+    """Add a case's figures, instead of those that it has, and sort by an order in which others come last."""
+    key = key_of(figure)
+    places = {listed: place for place, listed in enumerate(order)}
+    others = [other for other in document["cases"] if key_of(other) != key]
+    document["cases"] = sorted([*others, figure], key=lambda found: places.get(key_of(found), len(places)))
