@@ -18,14 +18,12 @@ copy; the table and ``float32_copy`` in the results say where.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-import tstn
 from bench.cpu_cases import Case, cases, contenders, measure
 from bench.cpu_plot import draw
 from bench.cpu_report import all_pass, bars, line_of, markdown, name_of, table
@@ -62,7 +60,6 @@ def why_no_compiler() -> str | None:
 
 def run(found: Document, todo: Sequence[Case], seconds: float, path: Path | None) -> None:
     """Measure what has no figures yet, a line and, with a path, a file for each."""
-    order = [case.key for case in todo]
     no_compiler = why_no_compiler() if any(case.compiled for case in todo) else None
     done = {key_of(figure): figure for figure in found["cases"]}
     threads = 0
@@ -72,11 +69,9 @@ def run(found: Document, todo: Sequence[Case], seconds: float, path: Path | None
             continue
         if case.threads != threads:
             threads = case.threads
-            print(
-                f"{name_of(threads)}: workload, direction, native in ms, eager, best and plain as multiples", flush=True
-            )
+            print(f"{name_of(threads)}: native in ms; eager, best and plain as multiples of it", flush=True)
         figure = measure(case, seconds, no_compiler)
-        put(found, figure, order)
+        put(found, figure)
         if path is not None:
             write(path, found)
         print(line_of(figure), flush=True)

@@ -20,7 +20,7 @@ from bench.workloads import WORKLOADS, Problem, Workload, dtype_name
 
 # A lone digit costs what a call costs: it has a bar of its own, and is in no mean.
 TINY = "tiny"
-# Whose coordinates are whole to a quarter of a pixel, and the least time of a sample that the clock tells well.
+# A sample has as many calls as it takes to be long beside what the clock can tell.
 LEAST_ROUNDS, LEAST_SAMPLE_S, MOST_CALLS = 5, 200e-6, 1000
 
 Result = tuple[Tensor, ...]
@@ -49,7 +49,7 @@ PLAIN = replace(TSTN, name="plain", backend="torch")
 
 
 def contenders(workload: Workload, compiled: bool) -> tuple[Implementation, ...]:
-    """tstn's kernels, its plain PyTorch, and PyTorch's own way, which samples a float32 copy of a large half image."""
+    """The kernels, tstn on plain PyTorch, and PyTorch's own way, which samples a float32 copy of a large half image."""
     eager = next(i for i in implementations(workload, cuda=False) if i.name == "eager")
     found = (NATIVE, PLAIN, eager)
     return (*found, replace(eager, name="compiled", role="compiled", compiled=True)) if compiled else found
@@ -126,11 +126,11 @@ def interleaved(
     """Seconds of a call, a sample of each function in every round, until ``watch`` says that the time is up."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
-    end = watch() + seconds
     rounds = 0
-    gc.collect()
     collecting = gc.isenabled()
+    gc.collect()
     gc.disable()
+    end = watch() + seconds
     try:
         while order and (rounds < LEAST_ROUNDS or watch() < end):
             for name in order:

@@ -33,9 +33,8 @@ def draw(document: Document) -> Drawing:
     drawing = Drawing(figsize=(4 + 3 * len(directions), 2 + 0.22 * len(workloads)), layout="constrained")
     panels = drawing.subplots(1, len(directions), sharey=True, squeeze=False)[0]
     for panel, direction in zip(panels, directions, strict=True):
-        _panel(
-            panel, [figure for figure in figures if figure["direction"] == direction], workloads, threads_of(figures)
-        )
+        shown = [figure for figure in figures if figure["direction"] == direction]
+        _panel(panel, shown, workloads, threads_of(figures))
         panel.set_title(TITLES[direction], fontsize="medium")
     panels[0].set_yticks(range(len(workloads)), workloads, fontsize="small")
     panels[0].set_ylim(len(workloads) - 0.5, -0.5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 import tstn
+from bench.cpu_cases import SUITE
 from bench.gpu import ROOT, installed, revision, source_digest
 from bench.schema import require
 
@@ -116,6 +118,7 @@ SAME = ("source", "versions", "machine")
 def document() -> Document:
     """Results of this machine without figures."""
     commit, dirty = revision(ROOT)
+    cpu, cores = processors()
     versions = {package: installed(package) for package in ("torch", "triton", "llvmlite")}
     return {
         "schema": SCHEMA_VERSION,
@@ -126,21 +129,24 @@ def document() -> Document:
         "source": source_digest(ROOT, ("bench", "kernels", "tstn")),
         "versions": {**versions, "python": platform.python_version(), "tstn": tstn.__version__},
         "machine": {
-            "cpu": cpu_name(),
+            "cpu": cpu,
             "architecture": platform.machine(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "cores": os.cpu_count() or 1,
-            "threads": torch.get_num_threads(),
+            "cores": cores,
+            # That the machine has; each case has those that it ran on.
+            "threads": os.cpu_count() or 1,
         },
         "cases": [],
     }
 
 
-def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
-    """The model, as Linux tells it; on arm64 it does not."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    fields = [line.split(":", 1) for line in lines if line.startswith("model name")]
-    return fields[0][1].strip() if fields else platform.processor() or platform.machine()
+def processors(path: Path = Path("/proc/cpuinfo")) -> tuple[str, int]:
+    """The model and the number of cores, as Linux tells them; on arm64 it does not."""
+    text = path.read_text() if path.exists() else ""
+    fields = [dict(re.findall(r"^(.+?)\s*: (.*)$", block, re.MULTILINE)) for block in text.split("\n\n")]
+    model = fields[0].get("model name") or platform.processor() or platform.machine()
+    cores = {(f["physical id"], f["core id"]) for f in fields if "core id" in f and "physical id" in f}
+    return model, len(cores) or os.cpu_count() or 1
 
 
 def resumed(path: Path | None, fresh: Document) -> Document:
@@ -166,9 +172,8 @@ def covers(figure: Figure, names: Iterable[str], seconds: float) -> bool:
     return set(names) <= figure["implementations"].keys() and figure["seconds"] >= seconds
 
 
-def put(document: Document, figure: Figure, order: Sequence[tuple[str, str, int]]) -> None:
-    """Add a case's figures, instead of those that it has, and sort by an order in which others come last."""
-    key = key_of(figure)
-    places = {listed: place for place, listed in enumerate(order)}
-    others = [other for other in document["cases"] if key_of(other) != key]
-    document["cases"] = sorted([*others, figure], key=lambda found: places.get(key_of(found), len(places)))
+def put(document: Document, figure: Figure) -> None:
+    """Add a case's figures, instead of those that it has, in the order of the suite."""
+    places = {(w.id, d): i for i, (w, d) in enumerate((w, d) for w in SUITE for d in w.directions)}
+    others = [other for other in document["cases"] if key_of(other) != key_of(figure)]
+    document["cases"] = sorted([*others, figure], key=lambda f: (f["threads"], places.get(key_of(f)[:2], len(places))))
