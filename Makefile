@@ -21,9 +21,13 @@ demo: $(VENV)/.demo  ## train a plain network and a spatial transformer on disto
 test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels (in Triton's interpreter where there is no GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:benchmark -q $(TEST_ARGS)
 
-bench: $(VENV)/.dev  ## time what this machine can run against PyTorch's own path
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only -q \
-		--benchmark-group-by=group --benchmark-columns=min,median,iqr,rounds $(BENCH_ARGS)
+bench: $(VENV)/.dev  ## time the kernels against PyTorch's own path, on a GPU or else on the CPU
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		set -x; $(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only -q \
+			--benchmark-group-by=group --benchmark-columns=min,median,iqr,rounds $(BENCH_ARGS); \
+	else \
+		set -x; $(BIN)/python -m bench.cpu $(BENCH_ARGS); \
+	fi
 
 aot: $(VENV)/.dev  ## compile every kernel variant for four GPUs, without one, and compare with the table
 	$(BIN)/python -m bench.aot --check

@@ -17,6 +17,7 @@ from bench.schema import OUT_OF_TIME, Figure, read_figures
 from bench.tables import table
 from bench.timing import CUDA
 from tstn._backend import INTERPRETED
+from tstn._native import CHECKED
 
 _figures: pytest.StashKey[list[Figure]] = pytest.StashKey()
 _deadline: pytest.StashKey[float] = pytest.StashKey()
@@ -35,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the clock."""
     if INTERPRETED:
         raise pytest.UsageError("a benchmark of Triton's interpreter says nothing; unset TRITON_INTERPRET")
+    if CHECKED and not CUDA:
+        raise pytest.UsageError("a benchmark of checked mode says nothing; unset TSTN_CPU_CHECK")
     config.stash[_figures] = []
     deadline: Any = config.getoption("deadline")
     config.stash[_deadline] = time.monotonic() + deadline
@@ -92,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     write("")
     write(f"tstn {tstn.__version__}, PyTorch {torch.__version__}, {device}, backend {figures[0]['backend']!r}")
     if not CUDA:
-        write("On a CPU with small batches and images, which says nothing about GPUs.")
+        write("On a CPU with small batches and images: it says nothing about GPUs. For the CPU: python -m bench.cpu")
     write("Median of tstn, and how many times as long each other takes: above 1, tstn is faster.")
     write("A ready grid is a reference, not a peer: its coordinates cost nothing.")
     for clock, title in {"gpu": "GPU time, cold cache", "wall": "Time from call to result"}.items():

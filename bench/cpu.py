@@ -1,6 +1,6 @@
 """The kernels on a CPU against PyTorch: eager, ``torch.compile`` of it, and tstn on plain PyTorch.
 
-    python -m bench.cpu                          every workload, on one thread and on all cores; about 20 minutes
+    python -m bench.cpu                          every workload, on one thread and on all cores; about ten minutes
     python -m bench.cpu --json FILE              keeps what is measured; the same again goes on where it stopped
     python -m bench.cpu --check                  exit 1 if a bar is missed
     python -m bench.cpu --only "svhn step"       what has this in its "workload direction"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,11 +36,10 @@ def _alone() -> Iterator[Workload]:
     photograph = Workload("photograph", (1, 3, 224, 224), (224, 224), 1, directions=data)
     turned = next(w for w in WORKLOADS if w.id == "hd_rotation15-float32")
     full = replace(turned, name="hd_full", shape=(1, *turned.shape[1:]), cpu_shrink=1)
-    for dtype in (torch.float32, torch.bfloat16):
-        yield replace(tiny, dtype=dtype)
-        yield from (replace(photograph, dtype=dtype, layout=layout) for layout in ("nchw", "channels_last"))
-        yield replace(turned.on_cpu(), dtype=dtype, layout="channels_last")
-        yield from (replace(full, dtype=dtype, layout=layout) for layout in ("nchw", "channels_last"))
+    both = ("nchw", "channels_last")
+    for job, layouts in ((tiny, ("nchw",)), (photograph, both), (turned.on_cpu(), ("channels_last",)), (full, both)):
+        for layout in layouts:
+            yield from (replace(job, dtype=dtype, layout=layout) for dtype in (torch.float32, torch.bfloat16))
 
 
 SUITE = (*(workload.on_cpu() for workload in WORKLOADS), *_alone())
@@ -151,12 +151,14 @@ def interleaved(
 
 
 def summed_up(samples: Sequence[float], calls: int) -> dict[str, Any]:
-    """Samples in the form of results."""
-    quarter, median, three_quarters = statistics.quantiles(samples, n=4, method="inclusive")
+    """Samples in the form of results, in digits that mean something."""
+    quarter, median, three_quarters = (
+        float(f"{seconds:.6g}") for seconds in statistics.quantiles(samples, n=4, method="inclusive")
+    )
     return {
         "median_s": median,
         "quartiles_s": [quarter, three_quarters],
-        "min_s": min(samples),
+        "min_s": float(f"{min(samples):.6g}"),
         "rounds": len(samples),
         "calls": calls,
     }
@@ -171,6 +173,7 @@ def measure(case: Case, seconds: float, no_compiler: str | None = None) -> dict[
     """One case in the form of results; ``no_compiler`` says why ``torch.compile`` cannot run."""
     torch.set_num_threads(case.threads)
     workload, problem = case.workload, problem_of(case.workload)
+    load = round(os.getloadavg()[0], 2)
     clock_name, clock = clock_of(case.threads)
     found: dict[str, dict[str, Any]] = {}
     runs: dict[str, Timed] = {}
@@ -202,6 +205,7 @@ def measure(case: Case, seconds: float, no_compiler: str | None = None) -> dict[
         "threads": case.threads,
         "clock": clock_name,
         "seconds": seconds,
+        "load": load,
         "transform": workload.family,
         "dtype": dtype_name(workload.dtype),
         "layout": workload.layout,

@@ -133,7 +133,7 @@ def line_of(figure: Figure) -> str:
     ratios = (figure["ratios"][name] for name in AGAINST)
     cells = "".join(f" {'-' if ratio is None else f'{ratio:.2f}x':>8}" for ratio in ratios)
     notes = "; ".join(_notes(figure)).replace("\n", " ")
-    return f"{figure['workload']:<34} {figure['direction']:<10} {own}{cells}  {notes[:120]}".rstrip()
+    return f"{figure['workload']:<37} {figure['direction']:<10} {own}{cells}  {notes[:120]}".rstrip()
 
 
 def table(figures: Sequence[Figure]) -> list[str]:
@@ -143,14 +143,14 @@ def table(figures: Sequence[Figure]) -> list[str]:
     for threads, clock in threads_of(figures).items():
         chosen = [figure for figure in figures if figure["threads"] == threads]
         lines += ["", f"{name_of(threads)}, {clock} time"]
-        lines += [f"{'workload':<34} {'direction':<10} {'native, ms':>10}" + "".join(f" {n:>8}" for n in AGAINST)]
+        lines += [f"{'workload':<37} {'direction':<10} {'native, ms':>10}" + "".join(f" {n:>8}" for n in AGAINST)]
         lines += [line_of(figure) for figure in chosen]
         lines += [f"geometric means, {TINY} left out"] * any(not _is_tiny(figure["workload"]) for figure in chosen)
         for direction in _directions(chosen):
             for kind, some in _kinds([figure for figure in chosen if figure["direction"] == direction]):
                 means = [mean_of(some, name) for name in AGAINST]
                 cells = "".join(f" {f'{mean:.2f}x' if count else '-':>8}" for mean, count in means)
-                lines += [f"{kind:<34} {direction:<10} {f'of {means[0][1]}':>10}{cells}"] * bool(means[0][1])
+                lines += [f"{kind:<37} {direction:<10} {f'of {means[0][1]}':>10}{cells}"] * bool(means[0][1])
     return lines
 
 

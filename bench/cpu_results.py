@@ -38,6 +38,8 @@ CASE = {
     "clock": str,
     # How long its rounds were to take.
     "seconds": _NUMBER,
+    # The machine's load average before, this run included: above the number of threads, others were at work.
+    "load": _NUMBER,
     "transform": str,
     "dtype": str,
     "layout": str,
@@ -88,10 +90,12 @@ def read(path: Path) -> Document:
 
 
 def write(path: Path, document: Document) -> None:
-    """Put a document in place in one step."""
+    """Put a document in place in one step, a line for each case."""
     validate(document)
+    text = json.dumps({**document, "cases": []}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(case)}" for case in document["cases"])
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.write_text(text.replace('"cases": []', f'"cases": [\n{lines}\n ]') + "\n")
     unfinished.replace(path)
 
 
