@@ -18,7 +18,7 @@ demo: $(VENV)/.demo  ## train a plain network and a spatial transformer on disto
 	OMP_WAIT_POLICY=passive $(BIN)/python -m tstn.demo $(DEMO_ARGS)
 
 # One thread per process: torch's thread pools get in each other's way.
-test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels (in Triton's interpreter where there is no GPU)
+test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels, on the CPU in checked mode
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:benchmark -q $(TEST_ARGS)
 
 bench: $(VENV)/.dev  ## time the kernels against PyTorch's own path, on a GPU or else on the CPU

@@ -16,7 +16,7 @@ import torch
 import tstn
 from bench.cpu_cases import SUITE
 from bench.gpu import ROOT, installed, revision, source_digest
-from bench.schema import require
+from bench.schema import read_checked, require
 
 SCHEMA_VERSION = 1
 # Each implementation's ``problem`` says why it has no times; ``ratios`` are over the kernels' median.
@@ -81,12 +81,7 @@ def read(path: Path) -> Document:
     Raises:
         ValueError: If it does not hold a document of the form described here; the message names the file.
     """
-    try:
-        document = json.loads(path.read_text())
-        validate(document)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return document
+    return read_checked(path, validate)
 
 
 def write(path: Path, document: Document) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,15 @@ def read(path: Path) -> Document:
 
     Raises:
         ValueError: If it does not hold a document of the form described here; the message names the file.
+    """
+    return read_checked(path, validate)
+
+
+def read_checked(path: Path, validate: Callable[[object], None]) -> Document:
+    """What a JSON file holds, if ``validate`` finds nothing wrong with it.
+
+    Raises:
+        ValueError: As it does, naming the file.
     """
     try:
         document = json.loads(path.read_text())
