@@ -143,7 +143,7 @@ def test_operations_that_cannot_be_run(kernel, checked):
 
 @triton.jit
 def wrong_kernel(x, o, B: tl.constexpr):
-    tl.store(o + tl.arange(0, B), tl.load(x + undefined))  # noqa: F821  # pyright: ignore
+    tl.store(o + tl.arange(0, B), tl.load(x + undefined))  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
 
 
 @triton.jit
