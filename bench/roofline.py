@@ -29,7 +29,7 @@ from bench.bars import MOST_TRAFFIC
 from bench.roofline_cards import CARDS, CEILINGS, Card
 from bench.roofline_model import Model, Prediction
 from bench.roofline_notes import note
-from bench.schema import RESULTS, Document, read
+from bench.schema import RESULTS, Document, kept
 from bench.workloads import DIRECTIONS, WORKLOADS
 from tstn._backend import INTERPRETED
 
@@ -153,7 +153,7 @@ def verdict(rows: Sequence[Prediction], check: bool) -> int:
 
 def measured_document(results: Path, card: Card) -> Document | None:
     """The newest results of such a card."""
-    found = [document for path in results.glob("*/*.json") if card.name in (document := read(path))["gpu"]["name"]]
+    found = [document for _, document in kept(results) if card.name in document["gpu"]["name"]]
     return max(found, key=lambda document: document["started"], default=None)
 
 

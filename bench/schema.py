@@ -161,15 +161,19 @@ def place(document: Document, results: Path = RESULTS) -> Path:
     return results / document["versions"]["tstn"] / f"{document['suite']}--{gpu}.json"
 
 
-def newest(results: Path = RESULTS, suite: str = "warp", gpu: str = "") -> tuple[Path, Document] | None:
+def kept(results: Path = RESULTS) -> list[tuple[Path, Document]]:
+    """All results of GPUs; a CPU's beside them have another form."""
+    return [(path, read(path)) for path in sorted(results.glob("*/warp--*.json"))]
+
+
+def newest(results: Path = RESULTS, gpu: str = "") -> tuple[Path, Document] | None:
     """The newest results by tstn's version, then on a GPU whose name contains ``gpu`` before others, then by date."""
-    found = [(path, read(path)) for path in sorted(results.glob(f"*/{suite}--*.json"))]
 
     def age(item: tuple[Path, Document]) -> tuple[tuple[int, ...], bool, str]:
         _, document = item
         return _version(document["versions"]["tstn"]), gpu in document["gpu"]["name"], document["started"]
 
-    return max(found, key=age, default=None)
+    return max(kept(results), key=age, default=None)
 
 
 def _version(text: str | None) -> tuple[int, ...]:

@@ -424,9 +424,10 @@ def test_measured_times_stand_beside(tmp_path: Path):
     old = document([], gpu="NVIDIA H200") | {"started": "1999-01-01T00:00:00+00:00"}
     other = document([], gpu="NVIDIA H100 80GB HBM3")
     for i, content in enumerate((run, old, other)):
-        path = tmp_path / "0.1.0" / f"{i}.json"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / f"0.{i}.0" / "warp--nvidia-h200.json"
+        path.parent.mkdir()
         path.write_text(json.dumps(content))
+    (path.parent / "cpu--of-some-make.json").write_text('{"suite": "cpu"}')
     found = roofline.measured_document(tmp_path, card)
     assert found == run
     assert roofline.measured_document(tmp_path, CARDS["a100"]) is None
