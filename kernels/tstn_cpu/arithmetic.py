@@ -344,6 +344,8 @@ def whole_numbers(lowering: Lowering, op: Operation, operands: list[Tensor]) -> 
             return known
         if name in DIVISIONS:
             operands = [x, _safe_divisor(lowering, name, x, y)]
+        if name == "arith.addi":
+            return _sum(lowering, x, y)
         result = elementwise(lowering, operands, element, INTEGER_BINARY[name])
         return _frozen(lowering, result) if name in SHIFTS and y.constant is None else result
     if name in INTEGER_INTRINSICS:
@@ -352,6 +354,14 @@ def whole_numbers(lowering: Lowering, op: Operation, operands: list[Tensor]) -> 
     if name in ("tt.mulhiui", "math.mulhiui", "arith.mulhiui"):
         return _high_half(lowering, operands)
     return None
+
+
+def _sum(lowering: Lowering, x: Tensor, y: Tensor) -> Tensor:
+    """Of which it is remembered what is the same in all lanes: it may go into an address."""
+    total = elementwise(lowering, [x, y], x.element, "add")
+    if x.element == "i64" and x.is_uniform != y.is_uniform:
+        lowering.sums[total.ref] = (y, x) if x.is_uniform else (x, y)
+    return total
 
 
 def _safe_divisor(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -398,6 +408,8 @@ def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | No
             value = plain[0]
         elif plain[0].ref == "0" and name == "arith.addi":
             value = plain[1]
+        elif name == "arith.addi":
+            value = _sum(lowering, *plain)
         else:
             value = elementwise(lowering, plain, x.element, INTEGER_BINARY[name])
         total = steps[0] + steps[1] if name == "arith.addi" else steps[0] - steps[1]
@@ -421,7 +433,8 @@ def _stepped(lowering: Lowering, name: str, x: Tensor, y: Tensor) -> Tensor | No
         and min(x.steps.values) >= 0
     ):
         function, known = STEPPED[name], b
-        return Tensor(x.element, shape, x.stored, "0", x.steps.each(lambda step: function(step, known)))
+        steps = x.steps.each(lambda step: function(step, known)).reduced
+        return Tensor(x.element, shape, x.stored, "0", steps if steps else None)
     return None
 
 
@@ -493,6 +506,8 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
         ref = lowering.once(
             f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}"
         )
+        if name == "arith.extsi" and element == "i64" and tensor.element == "i32":
+            lowering.narrow[ref] = Tensor("i32", tensor.shape, tensor.stored, tensor.ref)
     result = Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
     # Of numbers that an integer does not hold.
     return _frozen(lowering, result) if name in ("arith.fptosi", "arith.fptoui") else result

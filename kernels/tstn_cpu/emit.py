@@ -33,6 +33,10 @@ class Emitter:
         self.declared: set[str] = set()
         # Functions of their own, by name: loops over lanes.
         self.helpers: dict[str, str] = {}
+        # Sums of 64 bits, by name: what differs between lanes, and what does not.
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        # Numbers of 64 bits that were made of narrower ones, by name.
+        self.narrow: dict[str, Tensor] = {}
         # Room on the stack, by name: LLVM's type.
         self.slots: dict[str, str] = {}
         # Bytes of zeros to read in place of what must not be read.

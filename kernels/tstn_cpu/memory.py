@@ -48,6 +48,10 @@ def add_pointer(lowering: Lowering, pointer: Pointer, offset: Tensor) -> Pointer
         else:
             base = lowering.moved(base, pointer.element, offset.ref, offset.element)
     else:
+        while offset.ref in lowering.sums:
+            offset, shared = lowering.sums[offset.ref]
+            base = lowering.moved(base, pointer.element, shared.ref, "i64")
+        offset = lowering.narrow.get(offset.ref, offset)
         added = Tensor(offset.element, pointer.shape, with_rank(offset.stored, rank), offset.ref)
         varying = added if varying is None else _sum_of_offsets(lowering, varying, added)
     return Pointer(pointer.element, pointer.shape, base, varying, steps, pointer.origin)

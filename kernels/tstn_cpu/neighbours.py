@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tstn_cpu import memory, runs
 from tstn_cpu.ir import Operation
-from tstn_cpu.runs import Offsets
+from tstn_cpu.runs import Offsets, Runs
 from tstn_cpu.values import BYTES, FLOATS, REGISTER, Pointer, Shape, Tensor, register
 
 if TYPE_CHECKING:
@@ -245,67 +245,94 @@ def add_all(lowering: Lowering, sums: list[Access]) -> None:
     for access in sums:
         groups[access.key()].append(access)
     for group in groups.values():
-        rest = list(group)
-        # Two neighbours at a time: what the second adds in one lane, the first adds in the next.
-        pairs: dict[tuple[str, str], list[tuple[Access, Access]]] = defaultdict(list)
-        singles: dict[str, list[Access]] = defaultdict(list)
-        while rest:
-            first = rest.pop(0)
-            second = next((a for a in rest if a.pointer.base == first.pointer.base and a.step == first.step + 1), None)
-            if second is None:
-                singles[first.bits(lowering)].append(first)
-            else:
-                rest.remove(second)
-                pairs[first.bits(lowering), second.bits(lowering)].append((first, second))
-        for (on, also), together in pairs.items():
-            _add_pairs(lowering, together, on, also)
-        for on, together in singles.items():
-            _add(lowering, [(a.base(lowering), _values(lowering, a)) for a in together], together[0], on)
+        _add_group(lowering, group)
 
 
-def _values(lowering: Lowering, access: Access) -> str:
-    assert access.value is not None
-    return lowering.values(access.value, access.stored)
-
-
-def _add(lowering: Lowering, sums: list[tuple[str, str]], like: Access, on: str) -> None:
-    """Run by run if there are few, else lane by lane."""
-    element, offsets = like.pointer.element, like.offsets(lowering)
+def _add_group(lowering: Lowering, group: list[Access]) -> None:
+    """First the lanes that are on in all, then what is left of each."""
+    count, element, offsets = group[0].count, group[0].pointer.element, group[0].offsets(lowering)
+    masks = list(dict.fromkeys(access.bits(lowering) for access in group))
+    on = _combined(lowering, "and", masks, count)
+    pairs, singles = _pairs_of(group)
     if not lowering.host.scatters:
-        runs.add_lanes(lowering, offsets, on, sums, element)
+        _add_lanes(lowering, pairs, singles, on)
+    else:
+        found = runs.runs_of(lowering, offsets, on)
+        fast, slow, done = (lowering.label(name) for name in ("by_runs", "by_lanes", "added"))
+        lowering.branch_if(found.few, fast, slow)
+        lowering.begin(fast)
+        with lowering.region():
+            _add_runs(lowering, pairs, singles, found)
+            lowering.branch(done)
+        lowering.begin(slow)
+        with lowering.region():
+            _add_lanes(lowering, pairs, singles, on)
+            lowering.branch(done)
+        lowering.begin(done)
+    if len(masks) == 1:
         return
-    found = runs.runs_of(lowering, offsets, on)
-    fast, slow, done = (lowering.label(name) for name in ("by_runs", "by_lanes", "added"))
-    lowering.branch_if(found.few, fast, slow)
-    lowering.begin(fast)
-    with lowering.region():
-        runs.add(lowering, found, sums, element)
-        lowering.branch(done)
-    lowering.begin(slow)
-    with lowering.region():
-        runs.add_lanes(lowering, offsets, on, sums, element)
-        lowering.branch(done)
-    lowering.begin(done)
+    word = runs.word(count)
+    off = lowering.once(f"xor {word} {on}, -1")
+    rest = lowering.once(f"and {word} {_combined(lowering, 'or', masks, count)}, {off}")
+    with memory.when(lowering, lowering.set(f"icmp ne {word} {rest}, 0")), lowering.region():
+        for mask in masks:
+            left = [_sum(lowering, access) for access in group if access.bits(lowering) == mask]
+            runs.add_lanes(lowering, offsets, lowering.once(f"and {word} {mask}, {off}"), left, element)
 
 
-def _add_pairs(lowering: Lowering, pairs: list[tuple[Access, Access]], on: str, also: str) -> None:
-    like = pairs[0][0]
-    count, element = like.count, like.pointer.element
+def _pairs_of(group: list[Access]) -> tuple[list[tuple[Access, Access]], list[Access]]:
+    """Sums to two neighbouring elements each, and the others."""
+    pairs, singles, rest = [], [], list(group)
+    while rest:
+        first = rest.pop(0)
+        second = next((a for a in rest if a.pointer.base == first.pointer.base and a.step == first.step + 1), None)
+        if second is None:
+            singles.append(first)
+        else:
+            rest.remove(second)
+            pairs.append((first, second))
+    return pairs, singles
+
+
+def _sum(lowering: Lowering, access: Access) -> tuple[str, str]:
+    """The address that offsets count from, and what is added."""
+    assert access.value is not None
+    return access.base(lowering), lowering.values(access.value, access.stored)
+
+
+def _add_lanes(lowering: Lowering, pairs: list[tuple[Access, Access]], singles: list[Access], on: str) -> None:
+    like = (singles or pairs[0])[0]
+    offsets, element = like.offsets(lowering), like.pointer.element
+    if pairs:
+        both = [(_sum(lowering, first), _sum(lowering, second)) for first, second in pairs]
+        runs.add_pairs(lowering, offsets, on, both, element)
+    if singles:
+        runs.add_lanes(lowering, offsets, on, [_sum(lowering, access) for access in singles], element)
+
+
+def _add_runs(lowering: Lowering, pairs: list[tuple[Access, Access]], singles: list[Access], found: Runs) -> None:
+    """What the second of a pair adds in one lane of a run, the first adds in the next."""
+    like = (singles or pairs[0])[0]
+    count, element, offsets = like.count, like.pointer.element, found.offsets
     kind, vector, word = REGISTER[element], register(element, count), runs.word(count)
-    offsets = like.offsets(lowering)
-    shifted = lowering.once(f"shl {word} {also}, 1")
-    taken = lowering.once(f"and {word} {runs.following(lowering, offsets)}, {on}")
-    taken = lowering.once(f"and {word} {taken}, {shifted}")
-    lanes = runs.lanes_of_bits(lowering, taken, count)
-    firsts, seconds = [], []
-    for first, second in pairs:
-        value, other = _values(lowering, first), _values(lowering, second)
-        moved = lowering.shuffle(kind, other, count, [0, *range(count - 1)])
-        more = lowering.set(f"select <{count} x i1> {lanes}, {vector} {moved}, {vector} zeroinitializer")
-        firsts.append((first.base(lowering), lowering.set(f"fadd {vector} {value}, {more}")))
-        seconds.append((second.base(lowering), other))
-    _add(lowering, firsts, like, on)
-    given = lowering.once(f"lshr {word} {taken}, 1")
+    goes_on = lowering.once(f"xor {word} {found.starts}, {found.on}")
+    lanes = runs.lanes_of_bits(lowering, goes_on, count)
+    given = lowering.once(f"lshr {word} {goes_on}, 1")
     left = lowering.once(f"xor {word} {given}, -1")
-    left = lowering.once(f"and {word} {also}, {left}")
-    runs.add_lanes(lowering, offsets, left, seconds, element)
+    left = lowering.once(f"and {word} {found.on}, {left}")
+    # A row of the image at a time: all of its channels have the same mask.
+    rows: dict[str, list[tuple[Access, Access]]] = defaultdict(list)
+    for first, second in pairs:
+        rows[first.bits(lowering)].append((first, second))
+    for row in rows.values():
+        sums, seconds = [], []
+        for first, second in row:
+            (base, value), (next_base, other) = _sum(lowering, first), _sum(lowering, second)
+            moved = lowering.shuffle(kind, other, count, [0, *range(count - 1)])
+            more = lowering.set(f"select <{count} x i1> {lanes}, {vector} {moved}, {vector} zeroinitializer")
+            sums.append((base, lowering.set(f"fadd {vector} {value}, {more}")))
+            seconds.append((next_base, other))
+        runs.add(lowering, found, sums, element)
+        runs.add_lanes(lowering, offsets, left, seconds, element)
+    if singles:
+        runs.add(lowering, found, [_sum(lowering, access) for access in singles], element)

@@ -72,7 +72,7 @@ def runs_of(lowering: Lowering, offsets: Offsets, on: str) -> Runs:
     starts = lowering.once(f"and {kind} {on}, {new}")
     number = lowering.once(f"call {kind} @llvm.ctpop.{kind}({kind} {starts})")
     lowering.declared.add(f"declare {kind} @llvm.ctpop.{kind}({kind})")
-    few = lowering.once(f"icmp ule {kind} {number}, {count // 2}")
+    few = lowering.once(f"icmp ule {kind} {number}, {count // 6}")
     return Runs(offsets, on, starts, few)
 
 
@@ -237,6 +237,57 @@ def add_lanes(lowering: Lowering, offsets: Offsets, bits: str, sums: list[tuple[
         before = lowering.set(f"load {kind}, ptr {at}, align {size}")
         lowering.line(f"store {kind} {lowering.set(f'fadd {kind} {before}, {value}')}, ptr {at}, align {size}")
     lanes.finish()
+
+
+# Lanes between two that are added one after the other, where they add to neighbours: a processor waits for what it has
+# just written if it reads only a part of it, or more.
+APART = 4
+
+
+def add_pairs(
+    lowering: Lowering,
+    offsets: Offsets,
+    bits: str,
+    pairs: list[tuple[tuple[str, str], tuple[str, str]]],
+    element: str,
+) -> None:
+    """Add two neighbours at once, for the lanes whose bits are on: every fourth lane, then those beside them.
+
+    ``pairs`` are addresses and values to add, of the first and the second.
+    """
+    kind, size, count = REGISTER[element], BYTES[element], offsets.count
+    two = f"<2 x {kind}>"
+    order = [lane + second for lane in range(count) for second in (0, count)]
+    places = []
+    for (_, values), (_, others) in pairs:
+        both = lowering.shuffle(kind, values, count, order, others)
+        places.append(lowering.room(2 * count, kind))
+        lowering.line(f"store <{2 * count} x {kind}> {both}, ptr {places[-1]}")
+    # Before the loop, which is no place to keep it from one round to the next.
+    place_of(lowering, offsets.ref, offsets.element, count)
+    entry, head, end = lowering.block, lowering.label("every"), lowering.label("after")
+    lowering.branch(head)
+    lowering.begin(head)
+    which, following_one = lowering.name(), lowering.name()
+    at_phi = len(lowering.lines)
+    lowering.lines.append("")
+    chosen = lowering.set(f"and {word(count)} {bits}, {which}")
+    with lowering.region():
+        lanes = Lanes(lowering, offsets, chosen)
+        for ((base, _), _), place in zip(pairs, places, strict=True):
+            at = lowering.set(f"getelementptr {two}, ptr {place}, i64 {lanes.lane}")
+            value = lowering.set(f"load {two}, ptr {at}, align {2 * size}")
+            at = lowering.set(f"getelementptr {kind}, ptr {base}, {offsets.element} {lanes.offset}")
+            before = lowering.set(f"load {two}, ptr {at}, align {size}")
+            lowering.line(f"store {two} {lowering.set(f'fadd {two} {before}, {value}')}, ptr {at}, align {size}")
+        lanes.finish()
+    lowering.line(f"{following_one} = shl {word(count)} {which}, 1")
+    first = sum(1 << lane for lane in range(0, count, APART))
+    last = (first << (APART - 1)) % 2**count
+    lowering.branch_if(lowering.set(f"icmp eq {word(count)} {which}, {last}"), end, head)
+    phi = f"phi {word(count)} [ {first}, %{entry} ], [ {following_one}, %{lowering.block} ]"
+    lowering.lines[at_phi] = f"  {which} = {phi}"
+    lowering.begin(end)
 
 
 def load_lanes(

@@ -111,6 +111,22 @@ class Steps:
     def __sub__(self, other: Steps) -> Steps:
         return self + other.each(lambda value: -value)
 
+    @property
+    def reduced(self) -> Steps:
+        """The same with a size of 1 along axes along which nothing changes."""
+        steps = self
+        for axis, size in enumerate(self.shape):
+            if size > 1 and (one := steps.first_along(axis)).equals(steps):
+                steps = one
+        return steps
+
+    def first_along(self, axis: int) -> Steps:
+        """Only those at the beginning of an axis."""
+        sizes = self.shape
+        inner, size = prod(sizes[axis + 1 :]), sizes[axis]
+        values = (value for i, value in enumerate(self.values) if i // inner % size == 0)
+        return Steps((*sizes[:axis], 1, *sizes[axis + 1 :]), values)
+
     def equals(self, other: Steps) -> bool:
         """Whether they are the same where both are repeated."""
         shape = broadcast_shapes(self.shape, other.shape)
