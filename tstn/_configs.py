@@ -96,10 +96,12 @@ INTERPRETER = Config(tile_h=64, tile_w=64, block_c=2)
 CPU_PIXELS_1 = Config(tile_h=1, tile_w=32, block_c=1)
 CPU_PIXELS_2 = Config(tile_h=1, tile_w=32, block_c=2)
 CPU_PIXELS_3 = Config(tile_h=1, tile_w=32, block_c=3)
-CPU_PIXELS_4 = Config(tile_h=1, tile_w=32, block_c=4)
+CPU_PIXELS_4 = Config(tile_h=1, tile_w=16, block_c=4)
 CPU_DOUBLE_1 = Config(tile_h=1, tile_w=16, block_c=1)
 CPU_DOUBLE_2 = Config(tile_h=1, tile_w=16, block_c=2)
 CPU_SPLINE_1 = Config(tile_h=1, tile_w=32, block_c=1, samples=4)
+CPU_SPLINE_2 = Config(tile_h=1, tile_w=32, block_c=2, samples=4)
+CPU_SPLINE_3 = Config(tile_h=1, tile_w=32, block_c=3, samples=4)
 CPU_SPLINE_4 = Config(tile_h=1, tile_w=32, block_c=4, samples=4)
 CPU_CHANNELS_16 = Config(tile_h=1, tile_w=4, block_c=16)
 
@@ -132,11 +134,13 @@ def choose_for_cpu(work: Work) -> Config:
     """The configuration for some work on a CPU."""
     if CPU.over_channels(work.channels_last, work.channels):
         return CPU_CHANNELS_16
+    # Channels that are done together have the same lanes on: none of a block is missing, where that can be.
+    together = next((count for count in (4, 3, 2) if work.channels % count == 0), 1)
     if work.map == "spline":
-        return CPU_SPLINE_1 if work.channels == 1 else CPU_SPLINE_4
+        return (CPU_SPLINE_1, CPU_SPLINE_2, CPU_SPLINE_3, CPU_SPLINE_4)[together - 1]
     if work.itemsize == 8:
-        return CPU_DOUBLE_1 if work.channels == 1 else CPU_DOUBLE_2
-    return (CPU_PIXELS_1, CPU_PIXELS_2, CPU_PIXELS_3, CPU_PIXELS_4)[min(work.channels, 4) - 1]
+        return CPU_DOUBLE_2 if work.channels % 2 == 0 else CPU_DOUBLE_1
+    return (CPU_PIXELS_1, CPU_PIXELS_2, CPU_PIXELS_3, CPU_PIXELS_4)[together - 1]
 
 
 def choose_for_interpreter(work: Work) -> Config:
@@ -271,7 +275,7 @@ class Place:
         """The run of channels one program has, in whole blocks, given ``programs`` without a split."""
         blocks = -(-channels // config.block_c)
         if self.run_of_channels and not over_channels and splittable:
-            return self.run_of_channels if channels > self.run_of_channels else blocks * config.block_c
+            return min(blocks, max(1, self.run_of_channels // config.block_c)) * config.block_c
         splits = min(blocks, max(1, self.enough_programs // max(programs, 1))) if splittable else 1
         return -(-blocks // splits) * config.block_c
 
@@ -325,7 +329,7 @@ CPU = Place(
     block_rows=8,
     block_m=8,
     fewest_channels=5,
-    run_of_channels=4,
+    run_of_channels=8,
     exclusive=True,
     gathers=False,
 )
