@@ -79,7 +79,7 @@ class Launch(NamedTuple):
         # Triton's way from arguments to compiled code costs more than a small warp does. It depends on what a plan is
         # made for and on the alignment of tensors, so that what it leads to can be kept.
         step, tensors, fill, aligned = self
-        if aligned or is_aligned(tensors):
+        if aligned or is_aligned(tensors, device):
             key = device.index
         else:
             key = (device.index, *[tensor.data_ptr() & 15 for tensor in tensors])
@@ -104,8 +104,10 @@ class Launch(NamedTuple):
             step.ready[key] = compiled[(step.programs, 1, 1)], (*step.numbers, *constexprs)
 
 
-def is_aligned(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether each begins at a multiple of 16 bytes, as new memory does."""
+def is_aligned(tensors: Iterable[Tensor | None], device: torch.device) -> bool:
+    """Whether each is known to begin at a multiple of 16 bytes, as new memory does; on a CPU nobody asks."""
+    if device.index is None:
+        return False
     bits = 0
     for tensor in tensors:
         if tensor is not None:
@@ -147,7 +149,8 @@ def fill_output(output: Tensor, call: Call, operands: Operands, fill_value: floa
     if output.numel():
         step = call.forward
         tensors = step.pick(_by_role(operands, output, None, NO_GRADIENTS))
-        Launch(step, tensors, (fill_value,), is_aligned((output, *operands))).run(output.device)
+        device = output.device
+        Launch(step, tensors, (fill_value,), is_aligned((output, *operands), device)).run(device)
 
 
 def backward(grad_output: Tensor, call: Call, operands: Operands, fill_value: float, needed: Needed) -> Gradients:
@@ -181,7 +184,7 @@ def fill_gradients(grads: Gradients, grad_output: Tensor, call: Call, operands: 
         tensors[role] = new(numel, dtype=dtype, device=device)
     if plan.listed and operands.input_index is not None:
         tensors[-2:] = _listed(operands.input_index, operands.input.shape[0])
-    aligned = is_aligned((grad_output, *operands, *grads))
+    aligned = is_aligned((grad_output, *operands, *grads), device)
     for step in plan.steps:
         Launch(step, step.pick(tensors), (fill_value,) if step.takes_fill else (), aligned).run(device)
 

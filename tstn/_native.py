@@ -21,6 +21,7 @@ ELEMENTS = {
     torch.float64: "f64",
     torch.int64: "i64",
 }
+data_ptr = Tensor.data_ptr
 # Strides that are compiled in where they are 1: neighbours in memory are then known to be such.
 STRIDES = [f"{of}_stride_{axis}" for of in ("output", "input", "grad_output", "grad_input") for axis in "cw"]
 # Whether every access is held against the extents of the tensors.
@@ -71,24 +72,17 @@ class _Ready:
         self.threads = step.work // LEAST_PER_THREAD
 
     def __call__(self, tensors: Sequence[Tensor], fill: Sequence[float]) -> None:
-        many = 1
+        many, team, rows = 1, None, self.rows or self.all_rows
         if self.threads > 1:
             many = torch.get_num_threads()
-        rows = self.rows
-        if not rows:
-            rows = self.rows_of_unit(self.all_rows, self.columns, many)
-        frame = self.frame(tensors) if CHECKED else None
-        failed = self.entry(
-            self.address,
-            None if frame is None else frame.buffer_info()[0],
-            self.team() if many > 1 else None,
-            many,
-            rows,
-            *[tensor.data_ptr() for tensor in tensors],
-            *fill,
-        )
-        if failed and frame is not None:
-            raise self.compiled.error(frame)
+            team = self.team() if many > 1 else None
+            rows = self.rows or self.rows_of_unit(self.all_rows, self.columns, many)
+        if CHECKED:
+            frame = self.frame(tensors)
+            if self.entry(self.address, frame.buffer_info()[0], team, many, rows, *map(data_ptr, tensors), *fill):
+                raise self.compiled.error(frame)
+        else:
+            self.entry(self.address, None, team, many, rows, *map(data_ptr, tensors), *fill)
 
     def frame(self, tensors: Sequence[Tensor]) -> Any:
         import tstn_cpu
