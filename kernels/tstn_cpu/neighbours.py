@@ -178,7 +178,14 @@ def _load_by_twos(lowering: Lowering, group: list[Access], on: str) -> list[str]
             refs[i], refs[j] = _pair(lowering, group[i], lanes, on)
             del same[:2]
     for i, load in enumerate(group):
-        if i not in refs:
+        if i in refs:
+            continue
+        # Of three neighbours the one in the middle is loaded twice.
+        base, step = load.pointer.base, load.step - 1
+        before = next((other for other in group if other.pointer.base == base and other.step == step), None)
+        if before is not None:
+            refs[i] = _pair(lowering, before, lanes, on)[1]
+        else:
             mask = Tensor("i1", load.stored, load.stored, lanes)
             refs[i] = memory.gathered(lowering, load.pointer, mask, None, load.stored)
     return [refs[i] for i in range(len(group))]
@@ -189,21 +196,24 @@ def _pair(lowering: Lowering, first: Access, lanes: str, on: str) -> tuple[str, 
     pointer = lowering.anchored(first.pointer)
     element, count = pointer.element, first.count
     offsets = first.offsets(lowering)
-    if BYTES[element] == 2 and lowering.host.gathers:
-        return _pair_of_halves(lowering, pointer, offsets, lanes)
-    kind, size = REGISTER[element], BYTES[element]
     place = _safe_offsets(lowering, offsets, lanes, on)
+    # Two of a half type are loaded as one word.
+    kind, size = REGISTER[element], BYTES[element]
+    two = "i32" if size == 2 else f"<2 x {kind}>"
     parts = []
     for lane in range(count):
         at = lowering.once(f"getelementptr {offsets.element}, ptr {place}, i64 {lane}")
         index = lowering.once(f"load {offsets.element}, ptr {at}")
         address = lowering.moved(pointer.base, element, index, offsets.element)
-        parts.append(lowering.set(f"load <2 x {kind}>, ptr {address}, align {size}"))
-    both = lowering.joined(kind, parts, 2)
+        parts.append(lowering.set(f"load {two}, ptr {address}, align {size}"))
+    vector = f"<{count} x {kind}>"
+    if size == 2:
+        both = lowering.set(f"bitcast <{count} x i32> {lowering.joined('i32', parts, 1)} to <{2 * count} x {kind}>")
+    else:
+        both = lowering.joined(kind, parts, 2)
     refs = []
     for i in range(2):
         values = lowering.shuffle(kind, both, 2 * count, range(i, 2 * count, 2))
-        vector = f"<{count} x {kind}>"
         refs.append(lowering.set(f"select <{count} x i1> {lanes}, {vector} {values}, {vector} zeroinitializer"))
     return refs[0], refs[1]
 
@@ -218,19 +228,6 @@ def _safe_offsets(lowering: Lowering, offsets: Offsets, lanes: str, on: str) -> 
     others = lowering.splat(offsets.element, one, count)
     safe = lowering.once(f"select <{count} x i1> {lanes}, {kind} {offsets.ref}, {kind} {others}")
     return runs.place_of(lowering, safe, offsets.element, count)
-
-
-def _pair_of_halves(lowering: Lowering, pointer: Pointer, offsets: Offsets, lanes: str) -> tuple[str, str]:
-    """Two of them are a word, which is gathered."""
-    count = offsets.count
-    zero = lowering.splat("i32", "0", count)
-    word = memory.masked_gather(
-        lowering, "i32", pointer.base, "i16", offsets.ref, offsets.element, lanes, zero, count, 2
-    )
-    wide, narrow = register("i32", count), register("i16", count)
-    low = lowering.set(f"trunc {wide} {word} to {narrow}")
-    high = lowering.set(f"lshr {wide} {word}, {lowering.splat('i32', '16', count)}")
-    return low, lowering.set(f"trunc {wide} {high} to {narrow}")
 
 
 def can_add_together(lowering: Lowering, access: Access) -> bool:
@@ -303,11 +300,12 @@ def _sum(lowering: Lowering, access: Access) -> tuple[str, str]:
 def _add_lanes(lowering: Lowering, pairs: list[tuple[Access, Access]], singles: list[Access], on: str) -> None:
     like = (singles or pairs[0])[0]
     offsets, element = like.offsets(lowering), like.pointer.element
+    alone = [_sum(lowering, access) for access in singles]
     if pairs:
         both = [(_sum(lowering, first), _sum(lowering, second)) for first, second in pairs]
-        runs.add_pairs(lowering, offsets, on, both, element)
-    if singles:
-        runs.add_lanes(lowering, offsets, on, [_sum(lowering, access) for access in singles], element)
+        runs.add_pairs(lowering, offsets, on, both, alone, element)
+    else:
+        runs.add_lanes(lowering, offsets, on, alone, element)
 
 
 def _add_runs(lowering: Lowering, pairs: list[tuple[Access, Access]], singles: list[Access], found: Runs) -> None:

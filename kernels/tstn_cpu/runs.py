@@ -227,16 +227,21 @@ class Lanes:
 
 def add_lanes(lowering: Lowering, offsets: Offsets, bits: str, sums: list[tuple[str, str]], element: str) -> None:
     """Add one lane after the other, for the lanes whose bits are on."""
-    kind, size = REGISTER[element], BYTES[element]
     places = [place_of(lowering, values, element, offsets.count) for _, values in sums]
     lanes = Lanes(lowering, offsets, bits)
     for (base, _), place in zip(sums, places, strict=True):
-        at = lowering.set(f"getelementptr {kind}, ptr {place}, i64 {lanes.lane}")
-        value = lowering.set(f"load {kind}, ptr {at}")
-        at = lowering.set(f"getelementptr {kind}, ptr {base}, {offsets.element} {lanes.offset}")
-        before = lowering.set(f"load {kind}, ptr {at}, align {size}")
-        lowering.line(f"store {kind} {lowering.set(f'fadd {kind} {before}, {value}')}, ptr {at}, align {size}")
+        _add_lane(lowering, lanes, offsets, base, place, element)
     lanes.finish()
+
+
+def _add_lane(lowering: Lowering, lanes: Lanes, offsets: Offsets, base: str, place: str, element: str) -> None:
+    """What ``place`` has for this lane, to what lies at its offset."""
+    kind, size = REGISTER[element], BYTES[element]
+    at = lowering.set(f"getelementptr {kind}, ptr {place}, i64 {lanes.lane}")
+    value = lowering.set(f"load {kind}, ptr {at}")
+    at = lowering.set(f"getelementptr {kind}, ptr {base}, {offsets.element} {lanes.offset}")
+    before = lowering.set(f"load {kind}, ptr {at}, align {size}")
+    lowering.line(f"store {kind} {lowering.set(f'fadd {kind} {before}, {value}')}, ptr {at}, align {size}")
 
 
 # Lanes between two that are added one after the other, where they add to neighbours: a processor waits for what it has
@@ -249,11 +254,12 @@ def add_pairs(
     offsets: Offsets,
     bits: str,
     pairs: list[tuple[tuple[str, str], tuple[str, str]]],
+    singles: list[tuple[str, str]],
     element: str,
 ) -> None:
     """Add two neighbours at once, for the lanes whose bits are on: every fourth lane, then those beside them.
 
-    ``pairs`` are addresses and values to add, of the first and the second.
+    Addresses and values to add: ``pairs`` have those of the first and the second, ``singles`` have no neighbour.
     """
     kind, size, count = REGISTER[element], BYTES[element], offsets.count
     two = f"<2 x {kind}>"
@@ -263,6 +269,7 @@ def add_pairs(
         both = lowering.shuffle(kind, values, count, order, others)
         places.append(lowering.room(2 * count, kind))
         lowering.line(f"store <{2 * count} x {kind}> {both}, ptr {places[-1]}")
+    own_places = [place_of(lowering, values, element, count) for _, values in singles]
     # Before the loop, which is no place to keep it from one round to the next.
     place_of(lowering, offsets.ref, offsets.element, count)
     entry, head, end = lowering.block, lowering.label("every"), lowering.label("after")
@@ -280,6 +287,8 @@ def add_pairs(
             at = lowering.set(f"getelementptr {kind}, ptr {base}, {offsets.element} {lanes.offset}")
             before = lowering.set(f"load {two}, ptr {at}, align {size}")
             lowering.line(f"store {two} {lowering.set(f'fadd {two} {before}, {value}')}, ptr {at}, align {size}")
+        for (base, _), place in zip(singles, own_places, strict=True):
+            _add_lane(lowering, lanes, offsets, base, place, element)
         lanes.finish()
     lowering.line(f"{following_one} = shl {word(count)} {which}, 1")
     first = sum(1 << lane for lane in range(0, count, APART))
