@@ -47,7 +47,7 @@ def _object_code(text: str, quick: bool) -> bytes:
     # Code that is not valid may still compile, into something else.
     module.verify()
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
-    options = binding.create_pipeline_tuning_options(speed_level=1 if quick else 2)
+    options = binding.create_pipeline_tuning_options(speed_level=0 if quick else 2)
     options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
