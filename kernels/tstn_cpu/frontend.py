@@ -5,12 +5,13 @@ The backend has the shape of Triton's own and is used by nothing but this packag
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -108,44 +109,93 @@ _swapping = threading.RLock()
 os.register_at_fork(before=_swapping.acquire, after_in_parent=_swapping.release, after_in_child=_swapping.release)
 
 
-class _Generator(code_generator.CodeGenerator):
-    """Triton's generator, but for loops within loops.
+@dataclass
+class _Loop:
+    """A loop whose body is being written: its place, what it may change, as it was before, and what it may carry."""
 
-    To find out what a loop carries, Triton goes through its body once before it writes it, and through the bodies of
-    loops inside of it four times, eight times and so on. What a loop changes is seen by going through it once.
+    body: Any
+    place: Any
+    before: dict[str, Any]
+    names: list[str]
+    unchanged: list[str] = field(default_factory=list)
+
+
+class _Generator(code_generator.CodeGenerator):
+    """Triton's generator, but it goes through the body of a loop once.
+
+    To find out what a loop carries, Triton goes through its body before it writes it, and so through the bodies of
+    loops inside of it once more for each loop around them. Here a loop carries all that its text gives a value to, and
+    what turns out to have kept the value from before the loop is put back into its places: the same loop remains.
     """
 
-    _rehearsals = 0
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
+        self._loops: list[_Loop] = []
 
-    def _find_carries(self, *arguments: Any, **keywords: Any) -> Any:
-        self._rehearsals += 1
-        try:
-            return super()._find_carries(*arguments, **keywords)
-        finally:
-            self._rehearsals -= 1
+    def _find_carries(self, node: Any, liveins: dict[str, Any], ignore: Collection[str] = ()) -> Any:
+        if not isinstance(node, ast.For):
+            return super()._find_carries(node, liveins, set(ignore))
+        given = _given_values(node)
+        names, handles, kinds = [], [], []
+        for name, value in liveins.items():
+            if name in given and name not in ignore and isinstance(value, language.core.base_value):
+                flat = code_generator.flatten_values_to_ir([value])
+                if flat:
+                    names.append(name)
+                    handles += flat
+                    kinds.append(value.type)
+        before = {name: value for name, value in liveins.items() if name in given and name not in ignore}
+        self._loops.append(_Loop(node.body, self.builder.get_loc(), before, names))
+        return names, handles, kinds
+
+    def visit_compound_statement(self, stmts: Any) -> None:
+        loop = self._loops[-1] if self._loops else None
+        if loop is None or loop.body is not stmts:
+            super().visit_compound_statement(stmts)
+            return
+        arguments = {name: self.lscope[name] for name in loop.names}
+        super().visit_compound_statement(stmts)
+        for name, before in loop.before.items():
+            if not isinstance(before, language.core.base_value):
+                assert name not in self.local_defs, f"Loop carried variable {name} is not a triton value"
+                continue
+            after = self.lscope[name]
+            self._verify_loop_carried_variable(name, after, before)
+            if name not in arguments:
+                continue
+            places = code_generator.flatten_values_to_ir([arguments[name]])
+            if places == code_generator.flatten_values_to_ir([after]):
+                loop.unchanged.append(name)
+                for place, value in zip(places, code_generator.flatten_values_to_ir([before]), strict=True):
+                    place.replace_all_uses_with(value)
 
     def visit_For(self, node: Any) -> None:  # noqa: N802 - Python's name for a visitor
-        if not self._rehearsals or self.visit(node.iter.func) == language.static_range:
-            super().visit_For(node)
-            return
-        kind = self._kind_of_counter([self.visit(argument) for argument in node.iter.args])
-        if kind is None or any(keyword.arg in ("arg1", "arg2", "step") for keyword in node.iter.keywords):
-            super().visit_For(node)
-            return
-        counter = self.builder.create_poison(kind.to_ir(self.builder))
-        self.set_value(node.target.id, language.core.tensor(counter, kind))
-        self.visit_compound_statement(node.body)
+        depth, given = len(self._loops), self.local_defs.copy()
+        super().visit_For(node)
+        # A loop that is unrolled here carries nothing.
+        for loop in self._loops[depth:]:
+            if loop.unchanged:
+                self._forget(loop, given)
+        del self._loops[depth:]
 
-    def _kind_of_counter(self, bounds: list[Any]) -> Any:
-        """The type that holds all bounds; None if they are not whole numbers, of which Triton has more to say."""
-        # Where the first one or the step is not given it is a number of 32 bits.
-        kind = language.int32 if len(bounds) < 3 else None
-        for bound in bounds:
-            of = self.semantic.to_tensor(bound).dtype
-            if not of.is_int():
-                return None
-            kind = of if kind is None else self.semantic.integer_promote_impl(kind, of)
-        return kind
+    def _forget(self, loop: _Loop, given: dict[str, Any]) -> None:
+        """What a loop did not change is what it was before, and the loop is named after what it changed."""
+        results = code_generator.flatten_values_to_ir(self.lscope[name] for name in loop.names)
+        results[0].set_loc(loop.place)
+        for name in loop.names:
+            if name not in loop.unchanged:
+                self._maybe_set_loc_to_name(self.lscope[name], name)
+                continue
+            self.set_value(name, loop.before[name])
+            if name not in given:
+                del self.local_defs[name]
+
+
+@lru_cache(maxsize=1024)
+def _given_values(node: ast.For) -> frozenset[str]:
+    """The names that a loop's text gives a value to."""
+    names = (inner for statement in node.body for inner in ast.walk(statement) if isinstance(inner, ast.Name))
+    return frozenset(name.id for name in names if isinstance(name.ctx, ast.Store))
 
 
 @contextlib.contextmanager
