@@ -1,5 +1,6 @@
 """The oracle's own formulas against the ones they stand for: scipy's splines, PyTorch's bicubic kernel, by hand."""
 
+import cases
 import oracle
 import pytest
 import torch
@@ -104,3 +105,10 @@ def test_a_pole_of_a_custom_map_has_no_gradient():
     assert (~grid.isfinite()).any(-1).sum() == 1
     torch.where(grid.isfinite(), grid, 0).sum().backward()
     assert theta.grad.isfinite().all()
+
+
+def test_what_a_dtype_does_not_reach_is_infinite():
+    expected = torch.tensor([7e4, -7e4, 7e4, 6e4, 1.0], dtype=torch.float64)
+    actual = torch.tensor([torch.inf, -torch.inf, -torch.inf, torch.inf, 2.0], dtype=torch.float16)
+    found = cases.held(actual, expected, 1e-3)
+    assert found.tolist() == [7e4, -7e4, -torch.inf, torch.inf, 2.0]
