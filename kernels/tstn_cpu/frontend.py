@@ -198,16 +198,31 @@ def _given_values(node: ast.For) -> frozenset[str]:
     return frozenset(name.id for name in names if isinstance(name.ctx, ast.Store))
 
 
+# What functions were parsed to, by their text: no generator changes a tree. More than kernels here have functions.
+_trees: dict[str, ast.Module] = {}
+MANY_TREES = 1000
+
+
 @contextlib.contextmanager
 def quick_front_end() -> Iterator[None]:
-    """Triton's front end with this generator, whose results are the same."""
+    """Triton's front end with this generator, parsing each function once; its results are the same."""
     with _swapping:
-        usual = code_generator.CodeGenerator
-        code_generator.CodeGenerator = _Generator
+        usual, of = code_generator.CodeGenerator, code_generator.JITCallable
+        parse = of.parse
+
+        def parse_once(function: Any) -> ast.Module:
+            tree = _trees.get(function.src)
+            if tree is None:
+                if len(_trees) >= MANY_TREES:
+                    _trees.clear()
+                tree = _trees[function.src] = parse(function)
+            return tree
+
+        code_generator.CodeGenerator, of.parse = _Generator, parse_once
         try:
             yield
         finally:
-            code_generator.CodeGenerator = usual
+            code_generator.CodeGenerator, of.parse = usual, parse
 
 
 def ttir(kernel_source: ASTSource) -> str:
