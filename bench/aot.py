@@ -37,19 +37,17 @@ from pathlib import Path
 import triton
 
 from bench.aot_cases import Case, all_cases, gate_cases, launches
-from bench.aot_code import TARGETS, Code, case_code, specialize, width
+from bench.aot_code import TARGETS, Code, Job, Key, case_codes, specialize, width
 from tstn._backend import INTERPRETED
 
 TABLE = Path(__file__).with_name("aot_table.json")
 RISE = 1.1
-# Cases planned at a time, so that the exhaustive list never lies in memory whole.
-BATCH = 200
+# Compilations planned at a time, so that the exhaustive list never lies in memory whole, and those that a process
+# does at a time, whose code is disassembled together.
+BATCH, CHUNK = 4000, 40
 
-# Variant and target.
-Key = tuple[str, str]
 # The machine code, or why it did not compile.
 Codes = dict[Key, Code | str]
-Job = tuple[str, Case, int, str]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,8 +113,9 @@ def compile_cases(
     jobs = find_jobs(cases, only, targets)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         while batch := list(islice(jobs, BATCH)):
-            for variant, target, code in pool.imap(case_code, batch, chunksize=4):
-                yield (variant, target), code
+            size = min(CHUNK, -(-len(batch) // (2 * workers)))
+            for codes in pool.imap(case_codes, [batch[i : i + size] for i in range(0, len(batch), size)]):
+                yield from codes
 
 
 def find_jobs(cases: Iterable[Case], only: str = "", targets: Collection[str] = TARGETS) -> Iterator[Job]:

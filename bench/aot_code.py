@@ -6,17 +6,22 @@ import contextlib
 import math
 import os
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import triton
 import tstn_kernels
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import sm_arch_from_capability
 from triton.compiler.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 from tstn_cpu.frontend import quick_front_end
@@ -31,8 +36,14 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
+# Variant and target.
+Key = tuple[str, str]
+# The variant, its case, which of the case's launches it is, and the target.
+Job = tuple[str, Case, int, str]
+
 SASS_LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
 SASS_WIDTHS = {"U8": "1", "S8": "1", "U16": "2", "S16": "2", "64": "8", "128": "16", "256": "32"}
+SASS_BYTES = 16
 AMDGCN_LINE = re.compile(r"^\t([a-z]\w+)", re.MULTILINE)
 AMDGCN_ACCESS = re.compile(r"(?:global|buffer|flat)_(load|store|atomic)_(\w+)")
 AMDGCN_WIDTHS = {
@@ -89,16 +100,36 @@ def width(form: str) -> int:
 def specialize(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
     """A launch's source and compiler options; Triton's own launcher code specialises the arguments."""
     kernel = getattr(tstn_kernels, launch.kernel)
-    backend = make_backend(target)
-    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    backend, bind = _launcher(launch.kernel, target)
     keywords = {**launch.constexprs, **launch.options(target.backend, target.warp_size)}
     bound, specialization, options = bind(*launch.arguments, **keywords)
     options, signature, constexprs, attrs = kernel._pack_args(backend, keywords, bound, specialization, options)
     return ASTSource(kernel, signature, constexprs, attrs), options.__dict__
 
 
+@cache
+def _launcher(kernel: str, target: GPUTarget) -> tuple[Any, Any]:
+    of = getattr(tstn_kernels, kernel)
+    backend = make_backend(target)
+    return backend, create_function_from_signature(of.signature, of.params, backend)
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """What NVIDIA's compiler made of a launch."""
+
+    content: bytes
+    capability: int
+    threads_per_element: float
+
+
 def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     """Compile a launch and read what came out."""
+    made = _compiled(launch, target)
+    return made if isinstance(made, Code) else _codes([made])[0]
+
+
+def _compiled(launch: Launch, target: GPUTarget) -> Code | Cubin:
     source, options = specialize(launch, target)
     with quick_front_end():
         kernel = triton.compile(source, target=target, options=options)
@@ -108,27 +139,38 @@ def compiled_code(launch: Launch, target: GPUTarget) -> Code:
     threads_per_element = warps(launch.config, target.warp_size) * target.warp_size / elements
     if target.backend == "hip":
         return amdgcn_code(kernel.asm["amdgcn"], threads_per_element)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
-        cubin.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", cubin.name]
-        dump = subprocess.run(command, capture_output=True, text=True, check=True)
-    return sass_code(dump.stdout, threads_per_element)
+    assert isinstance(target.arch, int)
+    return Cubin(kernel.asm["cubin"], target.arch, threads_per_element)
 
 
-def case_code(job: tuple[str, Case, int, str]) -> tuple[str, str, Code | str]:
-    """Variant, target and code of (variant, case, which of its launches, target), or why there is none."""
-    variant, case, position, target = job
+def _codes(cubins: Sequence[Cubin]) -> list[Code]:
+    """Of cubins for one GPU."""
+    dumps = sass([cubin.content for cubin in cubins], cubins[0].capability)
+    return [sass_code(dump, cubin.threads_per_element) for dump, cubin in zip(dumps, cubins, strict=True)]
+
+
+def case_codes(jobs: Sequence[Job]) -> list[tuple[Key, Code | str]]:
+    """The code, or why there is none, of each job."""
+    made = {(job[0], job[3]): _made(job) for job in jobs}
+    codes: dict[Key, Code | str] = {key: code for key, code in made.items() if not isinstance(code, Cubin)}
+    for target in TARGETS:
+        cubins = {key: code for key, code in made.items() if isinstance(code, Cubin) and key[1] == target}
+        if cubins:
+            codes.update(zip(cubins, _codes(list(cubins.values())), strict=True))
+    return [(key, codes[key]) for key in made]
+
+
+def _made(job: Job) -> Code | Cubin | str:
+    _, case, position, target = job
     launch = launches(case)[position]
     with tempfile.TemporaryFile("w+") as log:
         try:
             with _compiler_output(log.fileno()):
-                return variant, target, compiled_code(launch, TARGETS[target])
+                return _compiled(launch, TARGETS[target])
         except Exception as error:
             # The compiler prints what was wrong, then the whole program, and its exception says nothing.
             log.seek(0)
-            reason = next((line.strip() for line in log if "error: " in line), repr(error))
-            return variant, target, reason
+            return next((line.strip() for line in log if "error: " in line), repr(error))
 
 
 @contextlib.contextmanager
@@ -141,6 +183,46 @@ def _compiler_output(descriptor: int) -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def sass(cubins: Sequence[bytes], capability: int) -> list[str]:
+    """What ``cuobjdump -res-usage -sass`` says of each cubin, for one GPU.
+
+    The disassembler takes longer to start than for all of a kernel, so it is given the code of all at once.
+    """
+    codes = [_machine_code(cubin) for cubin in cubins]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "code"
+        path.write_bytes(b"".join(codes))
+        arch = sm_arch_from_capability(capability).replace("sm_", "SM")
+        listing = _output(knobs.nvidia.nvdisasm.path, "-b", arch, str(path))
+        usages = []
+        for cubin in cubins:
+            path.write_bytes(cubin)
+            usages.append(_output(knobs.nvidia.cuobjdump.path, "-res-usage", str(path)))
+    lines = [line[0] for line in SASS_LINE.finditer(listing)]
+    counts = [len(code) // SASS_BYTES for code in codes]
+    if len(lines) != sum(counts):
+        raise ValueError(f"the disassembler found {len(lines)} instructions; got {sum(counts)}")
+    rest = iter(lines)
+    return ["\n".join([usage, *islice(rest, count)]) for usage, count in zip(usages, counts, strict=True)]
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _machine_code(cubin: bytes) -> bytes:
+    """Of all functions in an ELF file: its sections that are called .text and so on."""
+    (start,), (count, names) = struct.unpack_from("<Q", cubin, 0x28), struct.unpack_from("<HH", cubin, 0x3C)
+    # Each has a name's offset, type, flags, address, offset and size.
+    sections = [struct.unpack_from("<IIQQQQ", cubin, start + 64 * i) for i in range(count)]
+    texts = sections[names][4]
+    return b"".join(
+        cubin[offset : offset + size]
+        for name, _, _, _, offset, size in sections
+        if cubin.startswith(b".text.", texts + name)
+    )
 
 
 def sass_code(dump: str, threads_per_element: float) -> Code:

@@ -295,21 +295,36 @@ def test_interpreted_kernels_are_refused(tmp_path: Path) -> None:
 
 
 COMPILE = """
-import json
+import json, subprocess, tempfile
 from dataclasses import asdict
+from triton import knobs
 from bench.aot_cases import Case, launches
-from bench.aot_code import TARGETS, compiled_code
+from bench.aot_code import TARGETS, case_codes, compiled_code, sass_code
 
-forward, backward = launches(Case("", (8, 64, 32, 32), (32, 32), 8, "flow", channels_last=True))
-print(json.dumps({target: [asdict(compiled_code(launch, TARGETS[target])) for launch in (forward, backward)]
-                  for target in ("sm_90", "gfx942")}))
+def alone(cubins, capability):
+    for cubin in cubins:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(cubin)
+            file.flush()
+            command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name]
+            yield subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+case = Case("", (8, 64, 32, 32), (32, 32), 8, "flow", channels_last=True)
+jobs = [(f"{i}", case, i, target) for target in ("sm_90", "gfx942") for i in range(2)]
+print(json.dumps([asdict(code) for _, code in case_codes(jobs)]))
+import bench.aot_code
+bench.aot_code.sass = alone
+print(json.dumps([asdict(compiled_code(launch, TARGETS["sm_90"])) for launch in launches(case)]))
 """
 
 
 def test_channels_last_compiles_to_wide_accesses(tmp_path: Path) -> None:
     done = run(COMPILE, tmp_path)
     assert done.returncode == 0, done.stderr
-    codes = {target: [Code(**code) for code in pair] for target, pair in json.loads(done.stdout).items()}
+    *nvidia, forward, backward = (Code(**code) for code in json.loads(done.stdout.splitlines()[0]))
+    codes = {"sm_90": nvidia, "gfx942": [forward, backward]}
+    # Kernels are disassembled together, and are what they are alone.
+    assert nvidia == [Code(**code) for code in json.loads(done.stdout.splitlines()[1])]
     for forward, backward in codes.values():
         assert forward.spills == forward.stack == backward.spills == backward.stack == 0
         assert 16 < forward.registers < 256
@@ -329,7 +344,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from bench.aot import find_jobs
-from bench.aot_cases import gate_cases, launches
+from bench.aot_cases import COMMON, gate_cases, launches
 from bench.aot_code import TARGETS, specialize
 
 
@@ -363,7 +378,8 @@ for variant, case, position, target in find_jobs(gate_cases()):
     source, options = specialize(launch, TARGETS[target])
     # The launcher skips what it has compiled, but here nothing was.
     assert compiled == [(source.fn, source.signature, source.constants, source.attrs, options)], variant
-some = {(variant, target) for variant, _, _, target in find_jobs(gate_cases(), "feature_")}
+# They are among the first cases, which name their code whatever follows.
+some = {(variant, target) for variant, _, _, target in find_jobs(COMMON, "feature_")}
 assert some == {key for key in names if "feature_" in key[0]}
 print(len(names))
 """
