@@ -196,24 +196,21 @@ def _pair(lowering: Lowering, first: Access, lanes: str, on: str) -> tuple[str, 
     pointer = lowering.anchored(first.pointer)
     element, count = pointer.element, first.count
     offsets = first.offsets(lowering)
-    place = _safe_offsets(lowering, offsets, lanes, on)
-    # Two of a half type are loaded as one word.
+    if BYTES[element] == 2 and lowering.host.gathers:
+        return _pair_of_halves(lowering, pointer, offsets, lanes)
     kind, size = REGISTER[element], BYTES[element]
-    two = "i32" if size == 2 else f"<2 x {kind}>"
+    place = _safe_offsets(lowering, offsets, lanes, on)
     parts = []
     for lane in range(count):
         at = lowering.once(f"getelementptr {offsets.element}, ptr {place}, i64 {lane}")
         index = lowering.once(f"load {offsets.element}, ptr {at}")
         address = lowering.moved(pointer.base, element, index, offsets.element)
-        parts.append(lowering.set(f"load {two}, ptr {address}, align {size}"))
-    vector = f"<{count} x {kind}>"
-    if size == 2:
-        both = lowering.set(f"bitcast <{count} x i32> {lowering.joined('i32', parts, 1)} to <{2 * count} x {kind}>")
-    else:
-        both = lowering.joined(kind, parts, 2)
+        parts.append(lowering.set(f"load <2 x {kind}>, ptr {address}, align {size}"))
+    both = lowering.joined(kind, parts, 2)
     refs = []
     for i in range(2):
         values = lowering.shuffle(kind, both, 2 * count, range(i, 2 * count, 2))
+        vector = f"<{count} x {kind}>"
         refs.append(lowering.set(f"select <{count} x i1> {lanes}, {vector} {values}, {vector} zeroinitializer"))
     return refs[0], refs[1]
 
@@ -228,6 +225,19 @@ def _safe_offsets(lowering: Lowering, offsets: Offsets, lanes: str, on: str) -> 
     others = lowering.splat(offsets.element, one, count)
     safe = lowering.once(f"select <{count} x i1> {lanes}, {kind} {offsets.ref}, {kind} {others}")
     return runs.place_of(lowering, safe, offsets.element, count)
+
+
+def _pair_of_halves(lowering: Lowering, pointer: Pointer, offsets: Offsets, lanes: str) -> tuple[str, str]:
+    """Two of them are a word, which is gathered."""
+    count = offsets.count
+    zero = lowering.splat("i32", "0", count)
+    word = memory.masked_gather(
+        lowering, "i32", pointer.base, "i16", offsets.ref, offsets.element, lanes, zero, count, 2
+    )
+    wide, narrow = register("i32", count), register("i16", count)
+    low = lowering.set(f"trunc {wide} {word} to {narrow}")
+    high = lowering.set(f"lshr {wide} {word}, {lowering.splat('i32', '16', count)}")
+    return low, lowering.set(f"trunc {wide} {high} to {narrow}")
 
 
 def can_add_together(lowering: Lowering, access: Access) -> bool:
