@@ -17,9 +17,9 @@ demo: $(VENV)/.demo  ## train a plain network and a spatial transformer on disto
 	@# Threads that wait without spinning: on a busy machine spinning ones take each other's time.
 	OMP_WAIT_POLICY=passive $(BIN)/python -m tstn.demo $(DEMO_ARGS)
 
-# One thread per process: torch's thread pools get in each other's way.
+# One thread per process: torch's thread pools get in each other's way. Who has no tests left takes some of the others'.
 test: $(VENV)/.dev  ## the tests, on plain PyTorch and on the kernels, on the CPU in checked mode
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:benchmark -q $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark -q $(TEST_ARGS)
 
 bench: $(VENV)/.dev  ## time the kernels against PyTorch's own path, on a GPU or else on the CPU
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
