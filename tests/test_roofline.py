@@ -427,7 +427,7 @@ def test_measured_times_stand_beside(tmp_path: Path):
         path = tmp_path / f"0.{i}.0" / "warp--nvidia-h200.json"
         path.parent.mkdir()
         path.write_text(json.dumps(content))
-    (path.parent / "cpu--of-some-make.json").write_text('{"suite": "cpu"}')
+    (tmp_path / "0.0.0" / "cpu--of-some-make.json").write_text('{"suite": "cpu"}')
     found = roofline.measured_document(tmp_path, card)
     assert found == run
     assert roofline.measured_document(tmp_path, CARDS["a100"]) is None
