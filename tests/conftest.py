@@ -48,7 +48,8 @@ KERNEL_PLACES = [place for place in PLACES if place.values[0].backend == "triton
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU, leave out what needs one."""
+    """Long tests first; without a GPU, leave out what needs one."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if torch.cuda.is_available():
         return
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]

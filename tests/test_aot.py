@@ -318,6 +318,7 @@ print(json.dumps([asdict(compiled_code(launch, TARGETS["sm_90"])) for launch in 
 """
 
 
+@pytest.mark.long
 def test_channels_last_compiles_to_wide_accesses(tmp_path: Path) -> None:
     done = run(COMPILE, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -385,6 +386,7 @@ print(len(names))
 """
 
 
+@pytest.mark.long
 def test_variants_are_specialised_as_a_launch_would(tmp_path: Path) -> None:
     done = run(SPECIALIZE, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -421,6 +421,7 @@ def test_other_code_or_another_gpu_starts_anew(change: dict[str, Any], tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_is_measured_is_left_out(tmp_path: Path):
     figures = tmp_path / "figures.jsonl"
     cluttered = named("cluttered-float32")
@@ -466,6 +467,7 @@ def run_suite(figures: Path, only: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_suite_runs(tmp_path: Path):
     figures = tmp_path / "figures.jsonl"
     report = run_suite(figures, "ocr-float32 and step_theta and not broadcast")

@@ -67,6 +67,7 @@ def test_everything_calls_every_function() -> None:
 
 
 # Single maps are in the ahead-of-time gate.
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["moebius", "everything"])
 def test_compiles_without_spills(name: str, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

@@ -66,6 +66,7 @@ def test_loss_of_every_house_number_network_falls(model: str, house_numbers: Pat
     assert len(history.theta[-1]) == {"cnn": 0, "st-single": 1, "st-multi": 4}[model]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "size"), [("cnn", None), ("2st-cnn", 224), ("4st-cnn", 448)])
 def test_birds_train(model: str, size: int | None, birds: Path, tmp_path: Path) -> None:
     options = {"pretrained": 0} | ({} if size is None else {"size": size})

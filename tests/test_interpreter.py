@@ -39,6 +39,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(INTERPRETED, reason="runs the interpreter")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_in_the_interpreter(name: str) -> None:
