@@ -77,3 +77,23 @@ def test_sums_at_the_same_places_are_done_together():
     of = text(channels_kernel, "f32", "i32", 0.5, 2, 150, C=3, B=32, exclusive=True)
     # Pairs of neighbours of all channels, in one loop.
     assert len([line for line in of.splitlines() if line.startswith("every")]) == 1
+
+
+@triton.jit
+def turned_kernel(x, o, n, stride, B: tl.constexpr):
+    i = tl.arange(0, B)
+    # A sum of 64 bits whose axis is the second of one tensor and the first of another.
+    place = i.to(tl.int64) * stride + n.to(tl.int64)
+    rows = tl.load(x + place[:, None] + i[None, :])
+    columns = tl.load(x + place[None, :] + i[:, None])
+    at = i[:, None] * B + i[None, :]
+    tl.store(o + at, rows)
+    tl.store(o + B * B + at, columns)
+
+
+@checked_too
+def test_sums_whose_axis_moves(checked):
+    x, o = np.arange(100, dtype=np.int32), np.zeros((2, 4, 4), np.int32)
+    run(turned_kernel, x, o, 7, 10, B=4, checked=checked)
+    want = 7 + 10 * np.arange(4)[:, None] + np.arange(4)
+    np.testing.assert_array_equal(o, [want, want.T])

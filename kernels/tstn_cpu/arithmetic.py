@@ -360,7 +360,7 @@ def _sum(lowering: Lowering, x: Tensor, y: Tensor) -> Tensor:
     """Of which it is remembered what is the same in all lanes: it may go into an address."""
     total = elementwise(lowering, [x, y], x.element, "add")
     if x.element == "i64" and x.is_uniform != y.is_uniform:
-        lowering.sums[total.ref] = (y, x) if x.is_uniform else (x, y)
+        lowering.sums[total.ref] = (y.ref, x.ref) if x.is_uniform else (x.ref, y.ref)
     return total
 
 
@@ -507,7 +507,7 @@ def convert(lowering: Lowering, op: Operation, tensor: Tensor, element: str) -> 
             f"{CASTS[name]} {register(tensor.element, count)} {tensor.ref} to {register(element, count)}"
         )
         if name == "arith.extsi" and element == "i64" and tensor.element == "i32":
-            lowering.narrow[ref] = Tensor("i32", tensor.shape, tensor.stored, tensor.ref)
+            lowering.narrow[ref] = tensor.ref
     result = Tensor(element, tensor.shape, tensor.stored, ref, steps, number=element in FLOATS)
     # Of numbers that an integer does not hold.
     return _frozen(lowering, result) if name in ("arith.fptosi", "arith.fptoui") else result

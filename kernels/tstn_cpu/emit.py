@@ -33,10 +33,11 @@ class Emitter:
         self.declared: set[str] = set()
         # Functions of their own, by name: loops over lanes.
         self.helpers: dict[str, str] = {}
-        # Sums of 64 bits, by name: what differs between lanes, and what does not.
-        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
-        # Numbers of 64 bits that were made of narrower ones, by name.
-        self.narrow: dict[str, Tensor] = {}
+        # Sums of 64 bits, by name: the names of what differs between lanes, and of what does not. A name does not tell
+        # of what shape a tensor is: it may have been given another since.
+        self.sums: dict[str, tuple[str, str]] = {}
+        # Numbers of 64 bits that were made of such of 32, by name.
+        self.narrow: dict[str, str] = {}
         # Room on the stack, by name: LLVM's type.
         self.slots: dict[str, str] = {}
         # Bytes of zeros to read in place of what must not be read.

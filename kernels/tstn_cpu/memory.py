@@ -48,11 +48,13 @@ def add_pointer(lowering: Lowering, pointer: Pointer, offset: Tensor) -> Pointer
         else:
             base = lowering.moved(base, pointer.element, offset.ref, offset.element)
     else:
-        while offset.ref in lowering.sums:
-            offset, shared = lowering.sums[offset.ref]
-            base = lowering.moved(base, pointer.element, shared.ref, "i64")
-        offset = lowering.narrow.get(offset.ref, offset)
-        added = Tensor(offset.element, pointer.shape, with_rank(offset.stored, rank), offset.ref)
+        ref, element = offset.ref, offset.element
+        while ref in lowering.sums:
+            ref, shared = lowering.sums[ref]
+            base = lowering.moved(base, pointer.element, shared, "i64")
+        if ref in lowering.narrow:
+            ref, element = lowering.narrow[ref], "i32"
+        added = Tensor(element, pointer.shape, with_rank(offset.stored, rank), ref)
         varying = added if varying is None else _sum_of_offsets(lowering, varying, added)
     return Pointer(pointer.element, pointer.shape, base, varying, steps, pointer.origin)
 
