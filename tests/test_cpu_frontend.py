@@ -2,11 +2,13 @@
 
 import itertools
 import re
+import threading
 
 import pytest
 import test_cpu_loops
 import triton
 import triton.language as tl
+from triton.compiler import code_generator
 from tstn_cpu import frontend
 from tstn_cpu.specialize import Pointer, source
 
@@ -143,3 +145,17 @@ def test_what_a_loop_cannot_carry(kernel):
             error.value = error.value.__cause__
         words.append(str(error.value))
     assert words[0] == words[1]
+
+
+def test_other_threads_keep_tritons_own(monkeypatch):
+    class Usual:
+        pass
+
+    monkeypatch.setattr(code_generator, "CodeGenerator", Usual)
+    found = []
+    with frontend.quick_front_end():
+        thread = threading.Thread(target=lambda: found.append(code_generator.CodeGenerator()))  # pyright: ignore[reportCallIssue]
+        thread.start()
+        thread.join()
+    assert [type(generator) for generator in found] == [Usual]
+    assert code_generator.CodeGenerator is Usual

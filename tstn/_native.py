@@ -69,10 +69,11 @@ class _Ready:
         self.all_rows = step.programs // columns
         self.columns = columns
         self.rows_of_unit, self.team = tstn_cpu.rows_of_unit, threads.team
+        self.rows_alone = rows or self.rows_of_unit(self.all_rows, columns, 1)
         self.threads = step.work // LEAST_PER_THREAD
 
     def __call__(self, tensors: Sequence[Tensor], fill: Sequence[float]) -> None:
-        many, team, rows = 1, None, self.rows or self.all_rows
+        many, team, rows = 1, None, self.rows_alone
         if self.threads > 1:
             many = torch.get_num_threads()
             team = self.team() if many > 1 else None

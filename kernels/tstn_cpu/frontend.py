@@ -205,12 +205,20 @@ MANY_TREES = 1000
 
 @contextlib.contextmanager
 def quick_front_end() -> Iterator[None]:
-    """Triton's front end with this generator, parsing each function once; its results are the same."""
+    """Triton's front end with this generator, parsing each function once; its results are the same.
+
+    Only in this thread: others may compile kernels of their own meanwhile, as Triton does.
+    """
     with _swapping:
-        usual, of = code_generator.CodeGenerator, code_generator.JITCallable
+        usual, of, thread = code_generator.CodeGenerator, code_generator.JITCallable, threading.get_ident()
         parse = of.parse
 
+        def generator(*arguments: Any, **keywords: Any) -> Any:
+            return (_Generator if threading.get_ident() == thread else usual)(*arguments, **keywords)
+
         def parse_once(function: Any) -> ast.Module:
+            if threading.get_ident() != thread:
+                return parse(function)
             tree = _trees.get(function.src)
             if tree is None:
                 if len(_trees) >= MANY_TREES:
@@ -218,7 +226,7 @@ def quick_front_end() -> Iterator[None]:
                 tree = _trees[function.src] = parse(function)
             return tree
 
-        code_generator.CodeGenerator, of.parse = _Generator, parse_once
+        code_generator.CodeGenerator, of.parse = generator, parse_once
         try:
             yield
         finally:
